@@ -1,0 +1,8 @@
+"""vlmlake: run a vision-language model once, keep what happened inside it, answer every later question from the store."""
+
+from vlmlake.errors import VlmlakeError
+from vlmlake.store_schema.lake import Lake, Run, open_lake
+
+__version__ = "0.1.0"
+
+__all__ = ["open_lake", "Lake", "Run", "VlmlakeError", "__version__"]

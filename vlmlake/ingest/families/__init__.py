@@ -1,0 +1,42 @@
+"""Model families by transformers' `model_type`, and the one way to load a model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageTextToText, AutoTokenizer
+
+from vlmlake.errors import VlmlakeError
+from vlmlake.ingest.attention_rows import IMPLEMENTATION
+from vlmlake.ingest.families.base import Family, ImageInputs, Prompt
+from vlmlake.ingest.families.llava import Llava
+
+FAMILIES: dict[str, type[Family]] = {family.model_type: family for family in (Llava,)}
+
+
+def load_family(model: str, device: str = "cpu") -> Family:
+    """Load a model from a local folder or a hub id, in the dtype of its checkpoint, ready to be captured.
+
+    Raises VlmlakeError if the folder is missing or incomplete, or the family is not supported.
+    """
+    looks_local = model.startswith((".", "/", "~")) or model.count("/") > 1 or "\\" in model
+    folder = Path(model).expanduser()
+    if looks_local and not folder.is_dir():
+        raise VlmlakeError(f"no model folder at {model}: expected what save_pretrained writes, or a hub id like org/name")
+    source = str(folder) if folder.is_dir() else model
+    try:
+        config = AutoConfig.from_pretrained(source)
+        if config.model_type not in FAMILIES:
+            raise VlmlakeError(f"model type {config.model_type} is not supported: expected {', '.join(FAMILIES)}")
+        loaded = AutoModelForImageTextToText.from_pretrained(
+            source, dtype="auto", attn_implementation={"text_config": IMPLEMENTATION, "vision_config": "sdpa"}
+        )
+        tokenizer = AutoTokenizer.from_pretrained(source)
+        image_processor = AutoImageProcessor.from_pretrained(source)
+    except (OSError, ValueError) as error:
+        raise VlmlakeError(f"cannot load the model {model}: {str(error).splitlines()[0]}") from error
+    return FAMILIES[config.model_type](loaded.to(torch.device(device)).eval(), tokenizer, image_processor)
+
+
+__all__ = ["Family", "ImageInputs", "Prompt", "load_family"]

@@ -1,0 +1,144 @@
+"""What a model family owes: how a question becomes tokens, how an image becomes inputs, and where the parts are."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import nn
+
+from vlmlake.errors import VlmlakeError
+from vlmlake.store_schema.capture_plan import Decoder
+from vlmlake.store_schema.schema import ROLES
+
+
+@dataclass(frozen=True)
+class ImageInputs:
+    """One image as the model takes it: keyword arguments of one row each, and the grid of its image tokens."""
+
+    arguments: Mapping[str, torch.Tensor]
+    grid: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """One tokenized prompt, image placeholders expanded.
+
+    ids, roles: [tokens], int32 and int8 (a place in schema.ROLES). split: tokens before it are the prefix.
+    """
+
+    text: str
+    ids: np.ndarray
+    roles: np.ndarray
+    split: int
+
+    @property
+    def suffix_length(self) -> int:
+        return len(self.ids) - self.split
+
+
+class Family(ABC):
+    """A loaded model with its tokenizer and image processor.
+
+    model_type: transformers' name of the configuration. template: the prompt, with {image} and {question}; template_id
+    is recorded in every run.
+    """
+
+    model_type: ClassVar[str]
+    template: ClassVar[str]
+    template_id: ClassVar[str]
+
+    def __init__(self, model: Any, tokenizer: Any, image_processor: Any) -> None:
+        self.model, self.tokenizer, self.image_processor = model, tokenizer, image_processor
+        if not tokenizer.is_fast:
+            raise VlmlakeError(f"{model.name_or_path} has no fast tokenizer: token roles need character offsets")
+        self.blocks: Sequence[nn.Module] = self._part("model.language_model.layers")
+        self.final_norm: nn.Module = self._part("model.language_model.norm")
+        self.unembedding: nn.Module = self._part("lm_head")
+
+    @abstractmethod
+    def image_inputs(self, image: Image.Image) -> ImageInputs:
+        """The processor's output for one image and the grid that the model will make of it, rows then columns."""
+
+    @property
+    @abstractmethod
+    def image_token(self) -> str:
+        """The placeholder that stands for one image token in a prompt."""
+
+    @property
+    def device(self) -> torch.device:
+        return self.model.device
+
+    @property
+    def decoder(self) -> Decoder:
+        config = self.model.config.text_config
+        return Decoder(
+            blocks=len(self.blocks),
+            heads=config.num_attention_heads,
+            hidden=config.hidden_size,
+            vocab=self.unembedding.weight.shape[0],
+        )
+
+    @property
+    def end_tokens(self) -> frozenset[int]:
+        """Ids that end an answer."""
+        for config in (self.model.generation_config, self.model.config.text_config, self.tokenizer):
+            ids = getattr(config, "eos_token_id", None)
+            if ids is not None:
+                return frozenset([ids] if isinstance(ids, int) else ids)
+        raise VlmlakeError(f"{self.model.name_or_path} names no end-of-sequence token")
+
+    @property
+    def final_norm_record(self) -> dict[str, Any]:
+        """Kind and epsilon of the norm before the unembedding."""
+        return {"kind": "rms", "epsilon": float(self.final_norm.variance_epsilon)}
+
+    @property
+    def vocabulary(self) -> list[str]:
+        """The text of every row of the unembedding; empty where the tokenizer has no such token."""
+        known = min(len(self.tokenizer), self.decoder.vocab)
+        texts: list[str] = self.tokenizer.batch_decode([[number] for number in range(known)])
+        return texts + [""] * (self.decoder.vocab - known)
+
+    def prompt(self, question: str, grid: tuple[int, int]) -> Prompt:
+        """Tokenize the whole prompt of a question about an image of `grid` tokens, then split it at the last of them.
+
+        Raises VlmlakeError if the question holds the image placeholder, or if the tokenizer changes its number.
+        """
+        if self.image_token in question:
+            raise VlmlakeError(f"the question {question!r} holds the image placeholder {self.image_token}")
+        patches = grid[0] * grid[1]
+        before = self.template.partition("{question}")[0].replace("{image}", self.image_token * patches)
+        text = before + question + self.template.partition("{question}")[2]
+        encoded = self.tokenizer(text, return_offsets_mapping=True)
+        ids = np.asarray(encoded["input_ids"], np.int32)
+        image = np.flatnonzero(ids == self.tokenizer.convert_tokens_to_ids(self.image_token))
+        if len(image) != patches:
+            raise VlmlakeError(f"the prompt holds {len(image)} image tokens, the image has {patches}: wrong tokenizer?")
+        roles = np.full(len(ids), ROLES.index("system"), np.int8)
+        for token, (start, end) in enumerate(encoded["offset_mapping"]):
+            if end > len(before) and start < len(before) + len(question):
+                roles[token] = ROLES.index("question")
+            elif start >= len(before) + len(question) and end > start:
+                roles[token] = ROLES.index("cue")
+        roles[image] = ROLES.index("image")
+        return Prompt(text, ids, roles, split=int(image[-1]) + 1)
+
+    def stack_images(self, images: Sequence[ImageInputs]) -> dict[str, torch.Tensor]:
+        """Model arguments for several images, on the model's device."""
+        names = images[0].arguments
+        return {
+            name: torch.cat([image.arguments[name] for image in images]).to(self.device, self.model.dtype)
+            for name in names
+        }
+
+    def _part(self, path: str) -> Any:
+        try:
+            return self.model.get_submodule(path)
+        except AttributeError as error:
+            raise VlmlakeError(f"{self.model.name_or_path} ({self.model_type}) has no part {path}: {error}") from error

@@ -1,0 +1,108 @@
+"""A run's Zarr group: allocate it once, write one batch's shards, open it for reading."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import zarr
+from zarr.codecs import ZstdCodec
+from zarr.errors import GroupNotFoundError
+
+from vlmlake.errors import VlmlakeError
+from vlmlake.store_schema import paths
+from vlmlake.store_schema.run_record import RunRecord
+from vlmlake.store_schema.schema import ARRAYS, BATCH_ARRAYS, ROLES, ArraySpec
+from vlmlake.store_schema.storage import Storage
+
+FLOAT16_LARGEST = 65504.0
+
+Arrays = Mapping[str, np.ndarray]
+
+
+def allocate(storage: Storage, record: RunRecord) -> zarr.Group:
+    """Make every array of the run at its planned size; arrays that a killed run left are kept as they are."""
+    group = zarr.open_group(storage.zarr_store(paths.arrays(record.name), read_only=False), mode="a", zarr_format=3)
+    group.attrs.update({"layers": record.layers, "positions": record.positions, "roles": ROLES})
+    for spec in ARRAYS:
+        if spec.name in group:
+            continue
+        layout = spec.layout(record.extents, record.stored_dtype)
+        group.create_array(
+            spec.name,
+            shape=layout.shape,
+            chunks=layout.chunks,
+            shards=layout.shards,
+            dtype=spec.dtype(record.stored_dtype),
+            fill_value=spec.fill_value,
+            compressors=ZstdCodec(level=1),
+            dimension_names=spec.dimensions,
+            attributes={"description": spec.description},
+            config={"write_empty_chunks": False},
+        )
+    return group
+
+
+def open_arrays(storage: Storage, run: str, read_only: bool = True) -> zarr.Group:
+    """The run's group. Raises VlmlakeError if its folder is missing."""
+    store = storage.zarr_store(paths.arrays(run), read_only=read_only)
+    try:
+        return zarr.open_group(store, mode="r" if read_only else "r+", zarr_format=3, use_consolidated=False)
+    except (FileNotFoundError, GroupNotFoundError) as error:
+        raise VlmlakeError(f"run {run} of {storage.url} has no arrays: expected {paths.arrays(run)}") from error
+
+
+def write_once(group: zarr.Group, arrays: Arrays) -> None:
+    """Write the arrays that the whole run shares, each in full."""
+    for spec in ARRAYS:
+        if spec.once:
+            target = _array(group, spec)
+            target[...] = _stored(spec, arrays[spec.name], target.dtype, where="the whole run")
+
+
+def write_batch(group: zarr.Group, record: RunRecord, number: int, arrays: Arrays) -> dict[str, float]:
+    """Write one batch's shards; returns the largest |x| of every array of activations.
+
+    arrays: every array of BATCH_ARRAYS by name, with at most the planned length on each axis: a batch brings its own
+    longest length, and what lies beyond stays unwritten.
+
+    Raises VlmlakeError if a value does not fit the stored dtype, before anything of that array is written.
+    """
+    largest = {}
+    for spec in BATCH_ARRAYS:
+        values = arrays[spec.name]
+        target = _array(group, spec)
+        start = number * record.extents.shard(spec.dimensions[0])
+        region = (slice(start, start + values.shape[0]), *(slice(0, length) for length in values.shape[1:]))
+        planned = tuple(record.extents.shard(dimension) for dimension in spec.dimensions)
+        if values.ndim != len(planned) or any(given > there for given, there in zip(values.shape, planned, strict=True)):
+            raise ValueError(f"{spec.name} of batch {number} has shape {values.shape}, the plan has {planned}")
+        target[region] = _stored(spec, values, target.dtype, where=f"batch {number}")
+        if spec.kind == "activation":
+            largest[spec.name] = float(np.nanmax(np.abs(values)))
+    return largest
+
+
+def shard_files(group: zarr.Group, number: int) -> list[str]:
+    """Paths of one batch's shards, relative to the group."""
+    return [
+        f"{spec.name}/c/" + "/".join([str(number), *("0" for _ in spec.dimensions[1:])])
+        for spec in BATCH_ARRAYS
+    ]
+
+
+def _array(group: zarr.Group, spec: ArraySpec) -> zarr.Array:
+    member = group[spec.name]
+    assert isinstance(member, zarr.Array)
+    return member
+
+
+def _stored(spec: ArraySpec, values: np.ndarray, dtype: np.dtype, where: str) -> np.ndarray:
+    if dtype == np.float16:
+        largest = float(np.nanmax(np.abs(values), initial=0.0))
+        if largest > FLOAT16_LARGEST:
+            raise VlmlakeError(
+                f"{spec.name} of {where} holds a value of size {largest:.6g}, float16 ends at {FLOAT16_LARGEST:g}: "
+                "run again with --dtype float32"
+            )
+    return values.astype(dtype, copy=False)

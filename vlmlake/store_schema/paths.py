@@ -1,0 +1,33 @@
+"""Where everything lies below a lake's URL."""
+
+from __future__ import annotations
+
+LAKE = "lake.json"
+RUNS = "runs"
+RESULTS = "results"
+
+
+def run_record(run: str) -> str:
+    """Written last when a run is created: a run exists if and only if this file does."""
+    return f"{RUNS}/{run}/run.json"
+
+
+def arrays(run: str) -> str:
+    return f"{RUNS}/{run}/arrays.zarr"
+
+
+def vocabulary(run: str) -> str:
+    return f"{RUNS}/{run}/vocabulary.parquet"
+
+
+def batches(run: str) -> str:
+    return f"{RUNS}/{run}/batches"
+
+
+def batch(run: str, number: int) -> str:
+    """The commit of one batch: its examples are visible if and only if this file exists."""
+    return f"{batches(run)}/{number:06d}.parquet"
+
+
+def results(analysis: str, run: str) -> str:
+    return f"{RESULTS}/{analysis}/{run}/results.parquet"

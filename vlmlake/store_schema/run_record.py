@@ -1,0 +1,55 @@
+"""run.json: what decided a run's content, how its arrays are laid out, and which versions wrote it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from vlmlake.store_schema.schema import Extents
+
+JsonObject = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """One run.
+
+    model: short name, the first part of the run's name. identity: everything that decides the content (model, dataset,
+    prompt template, plan, generation, dtypes); its hash is the second part. examples: how many the run will hold.
+    layers, positions: labels of those axes. final_norm: kind and epsilon of the norm before the unembedding.
+    versions: what wrote the run, for the record only.
+    """
+
+    model: str
+    identity: JsonObject
+    examples: int
+    extents: Extents
+    stored_dtype: str
+    layers: tuple[str, ...]
+    positions: tuple[str, ...]
+    final_norm: JsonObject
+    versions: JsonObject
+
+    @property
+    def name(self) -> str:
+        """The model's short name and eight hexadecimal digits, as in `llava-1.5-7b-hf-3f9c2a1b`."""
+        return f"{self.model}-{fingerprint(self.identity)[:8]}"
+
+    def to_json(self) -> bytes:
+        return json.dumps(asdict(self), indent=2, sort_keys=True).encode() + b"\n"
+
+    @classmethod
+    def from_json(cls, text: bytes) -> RunRecord:
+        fields = json.loads(text)
+        for name in ("layers", "positions"):
+            fields[name] = tuple(fields[name])
+        return cls(**{**fields, "extents": Extents(**fields["extents"])})
+
+
+def fingerprint(value: object) -> str:
+    """SHA-256 of a JSON value in a canonical spelling, as hexadecimal digits."""
+    canonical = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(canonical.encode()).hexdigest()

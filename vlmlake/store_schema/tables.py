@@ -1,0 +1,104 @@
+"""Arrow schemas of the tables, and how a table becomes bytes and back."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.dataset as pads
+import pyarrow.parquet as pq
+
+from vlmlake.store_schema.storage import Storage
+
+KEYS = pa.schema([("run", pa.string()), ("example", pa.string())])
+
+EXAMPLES = pa.schema(
+    [
+        *KEYS,
+        ("dataset", pa.string()),
+        ("split", pa.string()),
+        ("image", pa.string()),
+        ("image_sha256", pa.string()),
+        ("question_id", pa.string()),
+        ("question", pa.string()),
+        ("gold", pa.string()),
+        ("prompt", pa.string()),
+        ("prefix_tokens", pa.int32()),
+        ("suffix_tokens", pa.int32()),
+        ("batch", pa.int32()),
+        ("row", pa.int64()),
+        ("prefix", pa.int64()),
+    ]
+)
+"""One row per example. prefix_tokens and suffix_tokens count the prompt before and after the split; `row` and `prefix`
+are the example's places on the arrays' example and prefix axes."""
+
+ANSWERS = pa.schema(
+    [
+        *KEYS,
+        ("answer", pa.string()),
+        ("answer_tokens", pa.int32()),
+        ("token_ids", pa.list_(pa.int32())),
+        ("log_probs", pa.list_(pa.float32())),
+        ("finish", pa.string()),
+        ("first_log_prob", pa.float32()),
+        ("first_gap", pa.float32()),
+        ("first_entropy", pa.float32()),
+    ]
+)
+"""One greedy answer per example. token_ids and log_probs (natural log) include the end token where one was generated,
+answer_tokens does not count it; finish is `stop` or `length`. Of the first answer token's distribution: the log-prob of
+the token taken, the gap between the two largest logits, and the entropy in nats."""
+
+BATCH = pa.unify_schemas([EXAMPLES, ANSWERS])
+"""What one batch's file holds: both tables side by side."""
+
+VOCABULARY = pa.schema([("id", pa.int32()), ("text", pa.string())])
+
+RESULTS = pa.schema(
+    [
+        ("analysis", pa.string()),
+        ("run", pa.string()),
+        ("dataset", pa.string()),
+        ("split", pa.string()),
+        ("rule", pa.string()),
+        ("metric", pa.string()),
+        ("layer", pa.string()),
+        ("position", pa.string()),
+        ("statistic", pa.string()),
+        ("value", pa.float64()),
+        ("low", pa.float64()),
+        ("high", pa.float64()),
+        ("p_value", pa.float64()),
+        ("n", pa.int64()),
+        ("n_items", pa.int64()),
+        ("n_images", pa.int64()),
+        ("base_rate", pa.float64()),
+        ("note", pa.string()),
+        ("code", pa.string()),
+    ]
+)
+"""One row per statistic of an analysis. low and high bound its 95 % interval; n counts examples, n_items distinct
+(image, question) pairs, n_images distinct images; base_rate is the share of correct answers; code says what computed it."""
+
+
+def to_parquet(rows: Sequence[Mapping[str, Any]], schema: pa.Schema, metadata: Mapping[str, str] | None = None) -> bytes:
+    """Rows as one Parquet file; a column that a row lacks becomes null, an unknown one is an error."""
+    unknown = {name for row in rows for name in row} - set(schema.names)
+    if unknown:
+        raise ValueError(f"columns {sorted(unknown)} are not in the schema, which has {schema.names}")
+    table = pa.Table.from_pylist([dict(row) for row in rows], schema=schema)
+    buffer = io.BytesIO()
+    pq.write_table(table.replace_schema_metadata(dict(metadata or {})), buffer)
+    return buffer.getvalue()
+
+
+def scan(storage: Storage, paths: Sequence[str], schema: pa.Schema) -> pads.Dataset:
+    """The Parquet files at `paths` as one lazy Arrow dataset with the columns of `schema`."""
+    if not paths:
+        return pads.dataset(schema.empty_table())
+    return pads.dataset(
+        [storage.full(path) for path in paths], schema=schema, filesystem=storage.fs, format="parquet"
+    )
