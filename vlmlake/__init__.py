@@ -1,4 +1,4 @@
-"""vlmlake: run a vision-language model once, keep what happened inside it, answer every later question from the store."""
+"""vlmlake: run a vision-language model once, keep what happened inside it, answer later questions from the store."""
 
 from vlmlake.errors import VlmlakeError
 from vlmlake.store_schema.lake import Lake, Run, open_lake

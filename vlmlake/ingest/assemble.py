@@ -72,7 +72,7 @@ def _prefix_arrays(
 
 
 def _place_attention(target: np.ndarray, run: Pass, number: int, prompt: Prompt, told: int, prefix_tokens: int) -> None:
-    """Fill one example's rows: target is [blocks, heads, queries, keys], keys being the prefix axis, then the suffix's."""
+    """Fill one example's rows. target: [blocks, heads, queries, keys]; keys are the prefix axis, then the suffix's."""
     asked, split = prompt.suffix_length, prompt.split
     padding = run.width - asked
     length = asked + told

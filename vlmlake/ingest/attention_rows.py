@@ -36,9 +36,7 @@ def recording_rows() -> Iterator[Rows]:
         _open_recording.reset(token)
 
 
-def attention_rows(
-    query: torch.Tensor, key: torch.Tensor, mask: torch.Tensor | None, scaling: float
-) -> torch.Tensor:
+def attention_rows(query: torch.Tensor, key: torch.Tensor, mask: torch.Tensor | None, scaling: float) -> torch.Tensor:
     """Softmax rows as an eager attention computes them.
 
     query: [batch, heads, queries, d]; key: [batch, key-value heads, keys, d]; mask: none (causal, the last query at the

@@ -1,4 +1,4 @@
-"""One batch through the model: the prefix once per image, the suffix of every question, the greedy answer token by token.
+"""One batch through the model: the prefix once per image, every question's suffix, the greedy answer token by token.
 
 The decoder is causal, so what lies before the question is computed once and its key-value cache repeated. Suffixes are
 padded on the left: the last column is every example's `prompt_last`. Answer tokens are captured as they are decoded.
@@ -56,7 +56,11 @@ class Pass:
 
 @torch.inference_mode()
 def run_batch(
-    family: Family, images: Sequence[ImageInputs], prompts: Sequence[Prompt], prefix_of: Sequence[int], answer_tokens: int
+    family: Family,
+    images: Sequence[ImageInputs],
+    prompts: Sequence[Prompt],
+    prefix_of: Sequence[int],
+    answer_tokens: int,
 ) -> Pass:
     """Run one batch.
 
@@ -82,18 +86,26 @@ def run_batch(
     width = ids.shape[1]
     tokens = torch.from_numpy(ids).long().to(device)
     mask = torch.cat([torch.ones(len(prompts), split, dtype=torch.long), torch.from_numpy(seen)], dim=1).to(device)
-    states, attention, logits, chosen, log_probs = [], [], [], [], []
+    states: list[np.ndarray] = []
+    attention: list[np.ndarray] = []
+    logits: list[np.ndarray] = []
+    chosen: list[np.ndarray] = []
+    log_probs: list[np.ndarray] = []
     running = np.ones(len(prompts), bool)
     while True:
         with recording(family, attention=True) as step:
-            scores = family.model(
-                input_ids=tokens,
-                attention_mask=mask,
-                position_ids=(mask.cumsum(-1) - 1).clamp(min=0)[:, -tokens.shape[1] :],
-                past_key_values=cache,
-                use_cache=True,
-                logits_to_keep=1,
-            ).logits[:, -1].float()
+            scores = (
+                family.model(
+                    input_ids=tokens,
+                    attention_mask=mask,
+                    position_ids=(mask.cumsum(-1) - 1).clamp(min=0)[:, -tokens.shape[1] :],
+                    past_key_values=cache,
+                    use_cache=True,
+                    logits_to_keep=1,
+                )
+                .logits[:, -1]
+                .float()
+            )
         states.append(step.states.float().cpu().numpy())
         attention.append(step.attention.cpu().numpy())
         logits.append(scores.cpu().numpy())
@@ -136,7 +148,7 @@ def _left_padded(rows: Sequence[np.ndarray], pad: int) -> tuple[np.ndarray, np.n
 def _answers(
     chosen: np.ndarray, log_probs: np.ndarray, first_logits: np.ndarray, end_tokens: frozenset[int]
 ) -> tuple[Answer, ...]:
-    """Cut every row after its first end token. chosen, log_probs: [examples, steps]; first_logits: [examples, vocab]."""
+    """Cut every row after its first end token. chosen, log_probs: [examples, steps]."""
     shifted = first_logits - first_logits.max(-1, keepdims=True)
     normed = shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
     entropies = -(np.exp(normed) * normed).sum(-1)

@@ -1,0 +1,5 @@
+"""SQL over the tables of a lake."""
+
+from vlmlake.queries.connect import connect, sql
+
+__all__ = ["connect", "sql"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import zarr
@@ -75,7 +76,9 @@ def write_batch(group: zarr.Group, record: RunRecord, number: int, arrays: Array
         start = number * record.extents.shard(spec.dimensions[0])
         region = (slice(start, start + values.shape[0]), *(slice(0, length) for length in values.shape[1:]))
         planned = tuple(record.extents.shard(dimension) for dimension in spec.dimensions)
-        if values.ndim != len(planned) or any(given > there for given, there in zip(values.shape, planned, strict=True)):
+        if values.ndim != len(planned) or any(
+            given > there for given, there in zip(values.shape, planned, strict=True)
+        ):
             raise ValueError(f"{spec.name} of batch {number} has shape {values.shape}, the plan has {planned}")
         target[region] = _stored(spec, values, target.dtype, where=f"batch {number}")
         if spec.kind == "activation":
@@ -85,13 +88,10 @@ def write_batch(group: zarr.Group, record: RunRecord, number: int, arrays: Array
 
 def shard_files(group: zarr.Group, number: int) -> list[str]:
     """Paths of one batch's shards, relative to the group."""
-    return [
-        f"{spec.name}/c/" + "/".join([str(number), *("0" for _ in spec.dimensions[1:])])
-        for spec in BATCH_ARRAYS
-    ]
+    return [f"{spec.name}/c/" + "/".join([str(number), *("0" for _ in spec.dimensions[1:])]) for spec in BATCH_ARRAYS]
 
 
-def _array(group: zarr.Group, spec: ArraySpec) -> zarr.Array:
+def _array(group: zarr.Group, spec: ArraySpec) -> zarr.Array[Any]:
     member = group[spec.name]
     assert isinstance(member, zarr.Array)
     return member

@@ -94,7 +94,7 @@ def plan_extents(
 
 
 def planned_bytes(extents: Extents, stored: str) -> dict[str, int]:
-    """Bytes of every array at its planned size, uncompressed and padding included: an upper bound of what is written."""
+    """Bytes of every array at its planned size, uncompressed, with padding: an upper bound of what is written."""
     return {spec.name: _bytes(spec, extents, stored) for spec in ARRAYS}
 
 

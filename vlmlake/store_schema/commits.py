@@ -1,4 +1,4 @@
-"""Commits: what is visible, what is missing. A batch's Parquet file, put in one step after its shards, is its commit."""
+"""Commits: what is visible, what is missing. A batch's Parquet file, put in one step after its shards, commits it."""
 
 from __future__ import annotations
 

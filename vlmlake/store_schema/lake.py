@@ -25,9 +25,13 @@ EXAMPLE_COORDINATES = (
     "dataset",
     "split",
     "image",
+    "image_sha256",
     "question",
     "gold",
     "answer",
+    "first_log_prob",
+    "first_gap",
+    "first_entropy",
     "prefix_tokens",
     "suffix_tokens",
     "answer_tokens",
@@ -54,7 +58,7 @@ def open_lake(url: str, storage_options: Mapping[str, Any] | None = None) -> Lak
         raise VlmlakeError(f"{paths.LAKE} of {url} names no format_version: is this a lake?")
     if written > FORMAT_VERSION:
         raise VlmlakeError(
-            f"the lake at {url} has format {written}, this vlmlake reads up to {FORMAT_VERSION}: install a newer vlmlake"
+            f"the lake at {url} has format {written}, this vlmlake reads up to {FORMAT_VERSION}: upgrade vlmlake"
         )
     return Lake(storage)
 
@@ -176,13 +180,15 @@ class Run:
             mask_and_scale=False,
             chunks={"example": extents.example_rows, "prefix": extents.prefix_rows, "layer": 1, "position": 1},
         )
-        arrays = arrays.chunk({name: -1 for name in ("head", "token", "prefix_token", "query", "key") if name in arrays.dims})
+        arrays = arrays.chunk(
+            {name: -1 for name in ("head", "token", "prefix_token", "query", "key") if name in arrays.dims}
+        )
         prefixes = np.unique(examples["prefix"].to_numpy())
         arrays = _rows(arrays, "example", examples["row"].to_numpy())
         arrays = _rows(arrays, "prefix", prefixes)
         if not raw:
             arrays = arrays.map(_as_float32, keep_attrs=True)
-        columns = {name: ("example", examples[name].to_numpy()) for name in EXAMPLE_COORDINATES}
+        columns: dict[str, Any] = {name: ("example", examples[name].to_numpy()) for name in EXAMPLE_COORDINATES}
         return arrays.assign_coords(
             example=("example", examples["example"].to_numpy()),
             prefix=("prefix", prefixes),

@@ -13,14 +13,17 @@ def run_record(run: str) -> str:
 
 
 def arrays(run: str) -> str:
+    """The Zarr group of a run."""
     return f"{RUNS}/{run}/arrays.zarr"
 
 
 def vocabulary(run: str) -> str:
+    """The text of every token id."""
     return f"{RUNS}/{run}/vocabulary.parquet"
 
 
 def batches(run: str) -> str:
+    """The folder of the commits."""
     return f"{RUNS}/{run}/batches"
 
 
@@ -30,4 +33,5 @@ def batch(run: str, number: int) -> str:
 
 
 def results(analysis: str, run: str) -> str:
+    """What one analysis found in one run."""
     return f"{RESULTS}/{analysis}/{run}/results.parquet"

@@ -175,7 +175,7 @@ ARRAYS: tuple[ArraySpec, ...] = (
         "readout_states",
         ("example", "layer", "position", "hidden"),
         "activation",
-        "residual stream at prompt_last and at the answer's tokens, laid out to read one layer and position of all examples",
+        "residual stream at prompt_last and the answer's tokens, laid out for probes: one layer and position of all",
         whole=("example", "hidden"),
     ),
     ArraySpec(
@@ -245,5 +245,5 @@ def layer_names(blocks: int) -> tuple[str, ...]:
 
 
 def position_names(answer_tokens: int) -> tuple[str, ...]:
-    """Labels of the `position` axis: `prompt_last` predicts `answer_0`, which predicts the token after it, and so on."""
+    """Labels of the `position` axis: `prompt_last` predicts `answer_0`, which predicts the next token, and so on."""
     return (PROMPT_LAST, *(f"answer_{number}" for number in range(answer_tokens)))

@@ -81,10 +81,12 @@ RESULTS = pa.schema(
     ]
 )
 """One row per statistic of an analysis. low and high bound its 95 % interval; n counts examples, n_items distinct
-(image, question) pairs, n_images distinct images; base_rate is the share of correct answers; code says what computed it."""
+(image, question) pairs, n_images distinct images; base_rate is the share of right answers; code names its code."""
 
 
-def to_parquet(rows: Sequence[Mapping[str, Any]], schema: pa.Schema, metadata: Mapping[str, str] | None = None) -> bytes:
+def to_parquet(
+    rows: Sequence[Mapping[str, Any]], schema: pa.Schema, metadata: Mapping[str, str] | None = None
+) -> bytes:
     """Rows as one Parquet file; a column that a row lacks becomes null, an unknown one is an error."""
     unknown = {name for row in rows for name in row} - set(schema.names)
     if unknown:
@@ -99,6 +101,4 @@ def scan(storage: Storage, paths: Sequence[str], schema: pa.Schema) -> pads.Data
     """The Parquet files at `paths` as one lazy Arrow dataset with the columns of `schema`."""
     if not paths:
         return pads.dataset(schema.empty_table())
-    return pads.dataset(
-        [storage.full(path) for path in paths], schema=schema, filesystem=storage.fs, format="parquet"
-    )
+    return pads.dataset([storage.full(path) for path in paths], schema=schema, filesystem=storage.fs, format="parquet")

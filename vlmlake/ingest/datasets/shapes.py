@@ -137,9 +137,7 @@ def write_benchmark(folder: Path, images: int, seed: int = 0) -> list[Path]:
             negatives = _negatives(scene, split, by_popularity, rng)
             for yes, no in zip(present, negatives, strict=True):
                 for kind, label in ((yes, "yes"), (no, "no")):
-                    rows.append(
-                        {"question_id": len(rows) + 1, "image": name, "text": question(kind), "label": label}
-                    )
+                    rows.append({"question_id": len(rows) + 1, "image": name, "text": question(kind), "label": label})
         path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
         files.append(path)
     return files

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageTextToText, AutoTokenizer
@@ -23,17 +24,19 @@ def load_family(model: str, device: str = "cpu") -> Family:
     looks_local = model.startswith((".", "/", "~")) or model.count("/") > 1 or "\\" in model
     folder = Path(model).expanduser()
     if looks_local and not folder.is_dir():
-        raise VlmlakeError(f"no model folder at {model}: expected what save_pretrained writes, or a hub id like org/name")
+        raise VlmlakeError(
+            f"no model folder at {model}: expected what save_pretrained writes, or a hub id like org/name"
+        )
     source = str(folder) if folder.is_dir() else model
     try:
         config = AutoConfig.from_pretrained(source)
         if config.model_type not in FAMILIES:
             raise VlmlakeError(f"model type {config.model_type} is not supported: expected {', '.join(FAMILIES)}")
-        loaded = AutoModelForImageTextToText.from_pretrained(
+        loaded: Any = AutoModelForImageTextToText.from_pretrained(
             source, dtype="auto", attn_implementation={"text_config": IMPLEMENTATION, "vision_config": "sdpa"}
         )
         tokenizer = AutoTokenizer.from_pretrained(source)
-        image_processor = AutoImageProcessor.from_pretrained(source)
+        image_processor = AutoImageProcessor.from_pretrained(source)  # type: ignore[no-untyped-call]
     except (OSError, ValueError) as error:
         raise VlmlakeError(f"cannot load the model {model}: {str(error).splitlines()[0]}") from error
     return FAMILIES[config.model_type](loaded.to(torch.device(device)).eval(), tokenizer, image_processor)

@@ -58,8 +58,8 @@ class Family(ABC):
         if not tokenizer.is_fast:
             raise VlmlakeError(f"{model.name_or_path} has no fast tokenizer: token roles need character offsets")
         self.blocks: Sequence[nn.Module] = self._part("model.language_model.layers")
-        self.final_norm: nn.Module = self._part("model.language_model.norm")
-        self.unembedding: nn.Module = self._part("lm_head")
+        self.final_norm: Any = self._part("model.language_model.norm")
+        self.unembedding: Any = self._part("lm_head")
 
     @abstractmethod
     def image_inputs(self, image: Image.Image) -> ImageInputs:
@@ -72,7 +72,7 @@ class Family(ABC):
 
     @property
     def device(self) -> torch.device:
-        return self.model.device
+        return torch.device(self.model.device)
 
     @property
     def decoder(self) -> Decoder:

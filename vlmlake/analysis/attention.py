@@ -1,0 +1,113 @@
+"""Attention structure: how the answer's attention spreads over the image, and whether that tells if it is right."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from vlmlake.analysis.labels import DEFAULT_RULE
+from vlmlake.analysis.samples import Sample, sample, splits_of
+from vlmlake.analysis.statistics import point_biserial
+from vlmlake.errors import VlmlakeError
+from vlmlake.store_schema.schema import EMBED, PROMPT_LAST, ROLES
+
+ANSWER = "answer"
+ROW_SUM_TOLERANCE = 5e-3
+"""How far a stored softmax row's sum may be from 1; float16 rounding of 650 keys stays below 1e-3."""
+
+
+def spatial_entropy(data: xr.Dataset, rule: str = DEFAULT_RULE, seed: int = 0) -> list[dict[str, Any]]:
+    """Point-biserial correlation of normalised spatial entropy with correctness; rows of tables.RESULTS.
+
+    For the queries `answer` (the answer's tokens, the default of the study) and `prompt_last`; per block, and for the
+    mean over blocks; pooled over the splits and in each.
+
+    Method: H_s of arXiv 2605.08200, over ln S. A statistic that cannot be computed is a row without a value whose note
+    says why.
+    """
+    whole = {queries: normalised_entropy(data, queries) for queries in (ANSWER, PROMPT_LAST)}
+    rows = []
+    for split in splits_of(data):
+        chosen = sample(data, split, rule)
+        for queries, entropy in whole.items():
+            values = entropy.sel(example=chosen.data["example"].values)
+            attending = ~np.isnan(values.values).any(axis=1)
+            part = chosen.where(attending, "without an answer token")
+            per_layer = {str(name): values.sel(layer=name).values[attending] for name in values["layer"].values}
+            per_layer["mean"] = values.values[attending].mean(axis=1)
+            rows += [_correlation(part, queries, layer, column) for layer, column in per_layer.items()]
+    return rows
+
+
+def _correlation(chosen: Sample, queries: str, layer: str, values: np.ndarray) -> dict[str, Any]:
+    metric, statistic = "entropy_normalised", "point_biserial"
+    try:
+        estimate = point_biserial(values, chosen.correct, f"{metric} at {layer}")
+    except VlmlakeError as error:
+        return chosen.refusal(metric, statistic, error, layer=layer, position=queries)
+    return chosen.row(metric, statistic, estimate, layer=layer, position=queries)
+
+
+def normalised_entropy(data: xr.Dataset, queries: str) -> xr.DataArray:
+    """Spatial entropy of the image attention, -sum m ln m / ln S, between 0 (one patch) and 1 (uniform).
+
+    Returns [example, layer], float64, blocks only; NaN where an example has no such query.
+    """
+    maps = image_maps(data, queries).astype(np.float64)
+    patches = _image_tokens(data).sum("prefix_token")
+    entropy = -(maps * np.log(maps.where(maps > 0, 1))).sum("prefix_token", skipna=False)
+    return entropy / np.log(patches)
+
+
+def image_maps(data: xr.Dataset, queries: str) -> xr.DataArray:
+    """Attention to each image token, mean over heads and queries, re-normalised to sum 1 over the image.
+
+    queries: `answer` for all of the answer's tokens, `prompt_last` for the token that predicts the first of them.
+    Returns [example, layer, prefix_token], float32 in memory, blocks only, 0 at tokens that are no image; NaN where an
+    example has no such query.
+
+    Raises VlmlakeError if softmax rows do not sum to 1 or an image gets no attention at all: the store is wrong then,
+    and no uniform map is put in its place.
+    """
+    weights = _query_weights(data, queries)
+    rows = data["attention"].sel(layer=data["layer"].values[data["layer"].values != EMBED])
+    mean = (rows.where(weights > 0, 0).fillna(0) * weights).sum("query").mean("head")
+    prefix_tokens = data.sizes["prefix_token"]
+    on_prefix = mean.isel(key=slice(0, prefix_tokens)).rename(key="prefix_token")
+    found = xr.Dataset({"on_image": on_prefix.where(_image_tokens(data), 0), "sums": mean.sum("key")}).compute()
+    on_image, sums = found["on_image"], found["sums"]
+    asked = weights.sum("query") > 0
+    wrong = (abs(sums - 1) > ROW_SUM_TOLERANCE) & asked
+    if wrong.any():
+        first = sums.where(wrong, drop=True).isel(example=0, layer=0)
+        raise VlmlakeError(
+            f"attention of example {first['example'].item()} at {first['layer'].item()} sums to "
+            f"{float(first):.4f}, expected 1: the stored rows are damaged"
+        )
+    mass = on_image.sum("prefix_token")
+    if bool(((mass <= 0) & asked).any()):
+        raise VlmlakeError(f"some example of run {data.attrs['run']} gives its image no attention at all")
+    maps: xr.DataArray = (on_image / mass).where(asked).transpose("example", "layer", "prefix_token")
+    return maps
+
+
+def _query_weights(data: xr.Dataset, queries: str) -> xr.DataArray:
+    """[example, query], float32: equal weights that sum to 1 over the asked queries of an example, else 0."""
+    if queries == ANSWER:
+        role = data["token_role"].rename(token="query").compute()
+        asked = role == ROLES.index("answer")
+    elif queries == PROMPT_LAST:
+        asked = xr.DataArray(np.arange(data.sizes["query"]), dims="query") == data["suffix_tokens"] - 1
+    else:
+        raise VlmlakeError(f"unknown queries {queries}: expected {ANSWER} or {PROMPT_LAST}")
+    count = asked.sum("query")
+    weights: xr.DataArray = (asked / count.where(count > 0, 1)).astype(np.float32).transpose("example", "query")
+    return weights
+
+
+def _image_tokens(data: xr.Dataset) -> xr.DataArray:
+    """[example, prefix_token], true at image tokens."""
+    roles = data["prefix_token_role"].compute()
+    return (roles == ROLES.index("image")).sel(prefix=data["prefix_of"]).drop_vars("prefix")

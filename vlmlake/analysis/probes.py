@@ -1,0 +1,112 @@
+"""Linear probes of correctness on the readout states: is the answer's fate readable inside the model, and where?"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import StratifiedGroupKFold
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from vlmlake.analysis.labels import DEFAULT_RULE
+from vlmlake.analysis.samples import Sample, sample
+from vlmlake.analysis.statistics import auroc, require_two_classes, weighted_auroc
+from vlmlake.errors import VlmlakeError
+from vlmlake.store_schema.schema import PROMPT_LAST
+
+FOLDS = 5
+INNER_FOLDS = 4
+BASELINES = {"first_log_prob": 1.0, "first_gap": 1.0, "first_entropy": -1.0}
+"""Scores that the output alone gives, with the sign that makes higher mean surer."""
+
+Fold = tuple[np.ndarray, np.ndarray]
+
+
+def probes(data: xr.Dataset, rule: str = DEFAULT_RULE, seed: int = 0) -> list[dict[str, Any]]:
+    """AUROC of correctness out of fold, per layer at prompt_last; rows of tables.RESULTS.
+
+    Features are standardised inside the fold, the classifier is an L2 logistic regression, folds are grouped by image,
+    intervals resample images. Metrics: `probe` per layer; `probe_nested`, its layer chosen on inner folds;
+    `probe_shuffled` per layer, the same on permuted labels; and the output-side BASELINES on the same folds.
+
+    Method: methods of arXiv 2605.08200, made leak-free by grouping. Raises VlmlakeError for a single class or fewer
+    images than folds.
+    """
+    chosen = sample(data, rule=rule)
+    folds = grouped_folds(chosen.correct, chosen.images, FOLDS, seed)
+    states = chosen.data["readout_states"].sel(position=PROMPT_LAST)
+    layers = [str(name) for name in states["layer"].values]
+    features = {name: states.sel(layer=name).values for name in layers}
+    shuffled = np.random.default_rng(seed).permutation(chosen.correct)
+
+    scores = {name: out_of_fold(features[name], chosen.correct, folds) for name in layers}
+    rows = [_row(chosen, "probe", scores[name], chosen.correct, seed, layer=name) for name in layers]
+    nested, picked = _nested(features, scores, chosen, folds, seed)
+    rows.append(_row(chosen, "probe_nested", nested, chosen.correct, seed, layer="chosen", note=f"layers {picked}"))
+    for name in layers:
+        noise = out_of_fold(features[name], shuffled, folds)
+        rows.append(_row(chosen, "probe_shuffled", noise, shuffled, seed, layer=name))
+    for name, sign in BASELINES.items():
+        values = sign * chosen.data[name].values[:, None].astype(np.float64)
+        rows.append(_row(chosen, name, out_of_fold(values, chosen.correct, folds), chosen.correct, seed))
+    return rows
+
+
+def grouped_folds(correct: np.ndarray, images: np.ndarray, folds: int, seed: int) -> list[Fold]:
+    """Train and test indices; all examples of an image fall into one fold, classes are balanced as far as that allows.
+
+    Raises VlmlakeError if there is one class, fewer images than folds, or a fold whose training part has one class.
+    """
+    require_two_classes(correct)
+    there = len(set(images))
+    if there < folds:
+        raise VlmlakeError(f"{there} images cannot be cut into {folds} folds: expected at least one image a fold")
+    splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
+    cut = list(splitter.split(np.zeros(len(correct)), correct, images))
+    for train, _ in cut:
+        if len(set(correct[train])) == 1:
+            raise VlmlakeError(f"{folds} folds of {there} images leave a training part with one class: too few errors")
+    return cut
+
+
+def out_of_fold(features: np.ndarray, correct: np.ndarray, folds: list[Fold]) -> np.ndarray:
+    """Probability of being right for every example from the fold that did not train on it.
+
+    features: [n, d]; correct: [n] of 0 and 1. Returns [n], float64.
+    """
+    scores = np.empty(len(correct))
+    for train, test in folds:
+        model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000))
+        model.fit(features[train], correct[train])
+        scores[test] = model.predict_proba(features[test])[:, 1]
+    return scores
+
+
+def _nested(
+    features: dict[str, np.ndarray], scores: dict[str, np.ndarray], chosen: Sample, folds: list[Fold], seed: int
+) -> tuple[np.ndarray, str]:
+    """Out-of-fold scores of the layer that inner folds of each training part prefer, and which layers those were."""
+    nested = np.empty(len(chosen))
+    picked = []
+    for train, test in folds:
+        correct = chosen.correct[train]
+        inner = grouped_folds(correct, chosen.images[train], INNER_FOLDS, seed)
+        even = np.ones((1, len(train)))
+        quality = {
+            name: weighted_auroc(out_of_fold(values[train], correct, inner), correct, even)[0]
+            for name, values in features.items()
+        }
+        best = max(quality, key=lambda name: quality[name])
+        nested[test] = scores[best][test]
+        picked.append(best)
+    return nested, ", ".join(picked)
+
+
+def _row(
+    chosen: Sample, metric: str, scores: np.ndarray, correct: np.ndarray, seed: int, **more: Any
+) -> dict[str, Any]:
+    estimate = auroc(scores, correct, chosen.images, seed)
+    return chosen.row(metric, "auroc", estimate, position=PROMPT_LAST, **more)

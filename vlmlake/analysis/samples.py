@@ -1,0 +1,102 @@
+"""The examples that a statistic is computed on, and the passport that every row of a result table carries."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from vlmlake.analysis.labels import DEFAULT_RULE, correctness
+from vlmlake.analysis.statistics import Estimate
+from vlmlake.errors import VlmlakeError
+
+ALL_SPLITS = "all"
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Labelled examples of one run: every (image, question) pair once, unparsed answers left out.
+
+    data: the run's Dataset, these examples only. correct: [n] of 0 and 1. images: [n], the content hash of each image.
+    """
+
+    data: xr.Dataset
+    dataset: str
+    split: str
+    rule: str
+    correct: np.ndarray
+    images: np.ndarray
+    note: str
+
+    def __len__(self) -> int:
+        return len(self.correct)
+
+    def where(self, keep: np.ndarray, why: str) -> Sample:
+        """The examples for which `keep` is true; `why` the others are left out goes into the note."""
+        if keep.all():
+            return self
+        note = "; ".join(filter(None, [self.note, f"{int((~keep).sum())} {why}"]))
+        data = self.data.isel(example=np.flatnonzero(keep))
+        return Sample(data, self.dataset, self.split, self.rule, self.correct[keep], self.images[keep], note)
+
+    def row(self, metric: str, statistic: str, estimate: Estimate, **more: Any) -> dict[str, Any]:
+        """One row of tables.RESULTS; `more` may give layer, position and note."""
+        notes = [self.note, more.pop("note", "")]
+        return {
+            "run": self.data.attrs["run"],
+            "dataset": self.dataset,
+            "split": self.split,
+            "rule": self.rule,
+            "metric": metric,
+            "statistic": statistic,
+            "value": estimate.value,
+            "low": estimate.low,
+            "high": estimate.high,
+            "p_value": estimate.p_value,
+            "n": len(self),
+            "n_items": len(set(zip(self.images, self.data["question"].values, strict=True))),
+            "n_images": len(set(self.images)),
+            "base_rate": float(self.correct.mean()),
+            "note": "; ".join(filter(None, notes)) or None,
+            **more,
+        }
+
+    def refusal(self, metric: str, statistic: str, error: VlmlakeError, **more: Any) -> dict[str, Any]:
+        """The row of a statistic that its estimator refused: no value, and the reason as its note."""
+        row = self.row(metric, statistic, Estimate(np.nan, np.nan, np.nan), **more, note=str(error))
+        return {**row, "value": None, "low": None, "high": None}
+
+
+def sample(data: xr.Dataset, split: str = ALL_SPLITS, rule: str = DEFAULT_RULE) -> Sample:
+    """The labelled examples of one split, or of all: a pair that several splits ask is then counted once.
+
+    Raises VlmlakeError if nothing is left.
+    """
+    chosen = np.ones(data.sizes["example"], bool) if split == ALL_SPLITS else data["split"].values == split
+    pairs = np.char.add(data["image_sha256"].values.astype(str), data["question"].values.astype(str))
+    _, first = np.unique(np.where(chosen, pairs, ""), return_index=True)
+    kept = np.zeros(len(chosen), bool)
+    kept[first] = True
+    rows = np.flatnonzero(kept & chosen)
+    verdicts = correctness(data["answer"].values[rows], data["gold"].values[rows], rule)
+    parsed = ~np.isnan(verdicts)
+    if not parsed.any():
+        raise VlmlakeError(f"run {data.attrs['run']} has no labelled examples of split {split} under the rule {rule}")
+    left_out = int((~parsed).sum())
+    used = data.isel(example=rows[parsed])
+    return Sample(
+        data=used,
+        dataset="+".join(sorted(set(used["dataset"].values))),
+        split=split,
+        rule=rule,
+        correct=verdicts[parsed],
+        images=used["image_sha256"].values,
+        note=f"{left_out} unparsed" if left_out else "",
+    )
+
+
+def splits_of(data: xr.Dataset) -> list[str]:
+    """The splits of a run in order of appearance, after the pooled one."""
+    return [ALL_SPLITS, *dict.fromkeys(data["split"].values.tolist())]

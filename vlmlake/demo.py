@@ -1,0 +1,72 @@
+"""The main job in one go: draw scenes, run the tiny model once, answer from the store."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from importlib.resources import files
+from pathlib import Path
+
+import polars as pl
+from rich.console import Console
+from rich.table import Table
+
+from vlmlake.analysis.analyze import analyze
+from vlmlake.console import extract_with_progress
+
+ANSWER_TOKENS = 4
+
+
+def run_demo(console: Console, folder: Path, images: int, seed: int = 1) -> None:
+    """Make a small lake below `folder` and print what it tells. Running it again finds the lake and only answers."""
+    from vlmlake.ingest.datasets.shapes import write_benchmark
+
+    started = time.monotonic()
+    scenes, lake = folder / f"scenes-{images}", folder / "lake"
+    model = Path(str(files("vlmlake.ingest") / "checkpoints" / "tiny-llava"))
+    console.print(f"1. draw {images} scenes with POPE's three kinds of questions into {scenes}")
+    write_benchmark(scenes, images, seed)
+    console.print(f"2. run {model.name} once over them and keep what happened inside it in {lake}")
+    run = extract_with_progress(
+        console, model=str(model), dataset=f"pope:{scenes}", lake=str(lake), answer_tokens=ANSWER_TOKENS
+    )
+    console.print("3. answer from the store, without the model")
+    _print_answers(console, analyze(str(lake), run=run))
+    console.print(f"\nAll of it took {time.monotonic() - started:.0f} s. The lake lies in {lake}. Try next:")
+    for command in next_commands(lake):
+        console.print(f"  {command}")
+
+
+def next_commands(lake: Path) -> Sequence[str]:
+    """Three commands for a reader who wants to go on."""
+    confident = (
+        "select e.question, e.gold, a.answer, a.first_log_prob from examples e join answers a using (run, example)"
+    )
+    return (
+        f"vlmlake info {lake}",
+        f'vlmlake sql {lake} "{confident} where e.gold <> lower(a.answer) order by a.first_log_prob desc limit 10"',
+        f"vlmlake analyze {lake} probes --rule exact",
+    )
+
+
+def _print_answers(console: Console, results: pl.DataFrame) -> None:
+    table = Table("question", "where", "value", "95 % interval", "examples", "images", box=None)
+    for row in _shown(results).iter_rows(named=True):
+        what = {
+            "accuracy": "accuracy",
+            "auroc": f"AUROC of {row['metric']}",
+            "point_biserial": "R of entropy and correctness",
+        }[row["statistic"]]
+        where = row["layer"] or row["split"]
+        interval = f"[{row['low']:.3f}, {row['high']:.3f}]" if row["value"] is not None else row["note"]
+        value = f"{row['value']:.3f}" if row["value"] is not None else "-"
+        table.add_row(what, where, value, interval, str(row["n"]), str(row["n_images"]))
+    console.print(table)
+
+
+def _shown(results: pl.DataFrame) -> pl.DataFrame:
+    """Accuracy by split, the probes by layer, and the entropy's R at the answer's tokens, pooled over splits."""
+    accuracy = (pl.col("statistic") == "accuracy") & (pl.col("split") != "all")
+    probed = pl.col("metric").is_in(["probe", "probe_nested", "probe_shuffled", "first_log_prob"])
+    entropy = (pl.col("statistic") == "point_biserial") & (pl.col("split") == "all") & (pl.col("position") == "answer")
+    return results.filter(accuracy | probed | entropy)

@@ -1,0 +1,67 @@
+"""SQL over a lake: a DuckDB connection in which every table of every run is a view."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+
+from vlmlake.errors import VlmlakeError
+from vlmlake.store_schema.lake import Lake, open_lake
+
+VIEWS = ("examples", "answers", "results")
+
+
+def connect(url: str, storage_options: Mapping[str, Any] | None = None) -> duckdb.DuckDBPyConnection:
+    """A DuckDB connection with the views `runs`, `examples`, `answers` and `results` over all runs of a lake.
+
+    The tables are Arrow datasets read on demand, projections and filters pushed down. The connection itself can reach
+    no file, no network and no Python variable: a query sees the lake and nothing else.
+
+    Raises VlmlakeError if there is no lake at `url`.
+    """
+    lake = open_lake(url, storage_options)
+    connection = duckdb.connect()
+    for view in VIEWS:
+        connection.register(view, lake.arrow(view))
+    connection.register("runs", runs_table(lake))
+    for setting in (
+        "python_enable_replacements = false",
+        "enable_external_access = false",
+        "lock_configuration = true",
+    ):
+        connection.execute(f"SET {setting}")
+    return connection
+
+
+def runs_table(lake: Lake) -> pa.Table:
+    """One row per run: run, model, examples planned, batches planned and committed, stored dtype."""
+    rows = []
+    for run in (lake.run(name) for name in lake.runs):
+        rows.append(
+            {
+                "run": run.name,
+                "model": run.record.model,
+                "examples": run.record.examples,
+                "batches": run.record.extents.batches,
+                "batches_done": run.batches_done,
+                "dtype": run.record.stored_dtype,
+            }
+        )
+    types = [("examples", pa.int64()), ("batches", pa.int64()), ("batches_done", pa.int64()), ("dtype", pa.string())]
+    return pa.Table.from_pylist(rows, schema=pa.schema([("run", pa.string()), ("model", pa.string()), *types]))
+
+
+def sql(url: str, query: str, storage_options: Mapping[str, Any] | None = None) -> pa.Table:
+    """The answer to one SQL statement over the lake at `url`.
+
+    Raises VlmlakeError with DuckDB's message if the statement is wrong.
+    """
+    with connect(url, storage_options) as connection:
+        try:
+            return connection.execute(query).to_arrow_table()
+        except duckdb.Error as error:
+            first = " ".join(line.strip() for line in str(error).split("\n\n")[0].splitlines())
+            raise VlmlakeError(f"SQL: {first}") from error
