@@ -1,0 +1,75 @@
+from dataclasses import replace
+from math import prod
+
+import pytest
+
+from vlmlake.store_schema.schema import ARRAYS, BATCH_ARRAYS, BATCH_DIMENSIONS, CHUNK_BYTES, Extents
+
+TINY = Extents(
+    batches=5,
+    example_rows=24,
+    prefix_rows=2,
+    layers=5,
+    heads=4,
+    tokens=28,
+    prefix_tokens=40,
+    positions=5,
+    hidden=64,
+    vocab=341,
+)
+LLAVA_7B = Extents(
+    batches=167,
+    example_rows=18,
+    prefix_rows=1,
+    layers=33,
+    heads=32,
+    tokens=46,
+    prefix_tokens=581,
+    positions=17,
+    hidden=4096,
+    vocab=32064,
+)
+ODD = replace(TINY, example_rows=7, prefix_rows=3, tokens=17, heads=5, vocab=1)
+
+
+@pytest.mark.parametrize("extents", [TINY, LLAVA_7B, ODD], ids=["tiny", "llava-7b", "odd"])
+@pytest.mark.parametrize("spec", ARRAYS, ids=lambda spec: spec.name)
+def test_chunks_fill_shards_and_shards_are_batches(spec, extents):
+    layout = spec.layout(extents, "float16")
+    for dimension, length, chunk, shard in zip(
+        spec.dimensions, layout.shape, layout.chunks, layout.shards, strict=True
+    ):
+        assert shard % chunk == 0
+        assert chunk <= length
+        if dimension in BATCH_DIMENSIONS:
+            assert shard == extents.shard(dimension)
+            assert length == extents.batches * shard
+        else:
+            assert length <= shard < length + chunk
+
+
+def test_one_batch_is_one_shard_of_every_batch_array():
+    for spec in BATCH_ARRAYS:
+        layout = spec.layout(LLAVA_7B, "float16")
+        shards = prod(-(-length // shard) for length, shard in zip(layout.shape, layout.shards, strict=True))
+        assert shards == LLAVA_7B.batches
+
+
+def test_chunks_of_a_real_model_are_about_their_aim():
+    for spec in BATCH_ARRAYS:
+        if spec.name in ("hidden_states", "prefix_states", "attention", "logits"):
+            stored = prod(spec.layout(LLAVA_7B, "float16").chunks) * 2
+            assert CHUNK_BYTES / 2 <= stored <= CHUNK_BYTES, spec.name
+
+
+def test_every_array_is_described_and_none_is_named_like_a_dimension():
+    dimensions = {dimension for spec in ARRAYS for dimension in spec.dimensions}
+    assert len({spec.name for spec in ARRAYS}) == len(ARRAYS)
+    for spec in ARRAYS:
+        assert spec.description
+        assert spec.name not in dimensions
+
+
+def test_an_empty_axis_is_refused_by_name():
+    with pytest.raises(ValueError, match="extent hidden is 0"):
+        replace(TINY, hidden=0)

@@ -1,0 +1,48 @@
+import os
+
+import pytest
+
+from vlmlake.errors import VlmlakeError
+from vlmlake.store_schema.storage import Storage
+
+
+@pytest.fixture(params=["path", "file", "memory"])
+def storage(request, tmp_path):
+    root = {"path": str(tmp_path), "file": f"file://{tmp_path}", "memory": f"memory://{tmp_path.name}"}[request.param]
+    return Storage.at(root)
+
+
+def test_what_was_written_is_read_back_and_listed(storage):
+    storage.write("a/b.txt", b"one")
+    storage.write("a/b.txt", b"two!")
+    assert storage.read("a/b.txt") == b"two!"
+    assert storage.exists("a/b.txt")
+    assert storage.names("a") == ("b.txt",)
+    assert storage.size("a") == 4
+
+
+def test_nothing_there_is_said_plainly(storage):
+    assert storage.names("nowhere") == ()
+    assert storage.size("nowhere") == 0
+    assert not storage.exists("nowhere")
+    with pytest.raises(FileNotFoundError):
+        storage.read("nowhere")
+
+
+def test_a_failed_local_write_leaves_the_old_file_and_no_litter(tmp_path, monkeypatch):
+    storage = Storage.at(str(tmp_path))
+    storage.write("x", b"old")
+
+    def full_disk(handle):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full_disk)
+    with pytest.raises(OSError, match="No space"):
+        storage.write("x", b"new")
+    assert storage.read("x") == b"old"
+    assert storage.names(".") == ("x",)
+
+
+def test_an_unknown_protocol_is_named():
+    with pytest.raises(VlmlakeError, match="nosuch"):
+        Storage.at("nosuch://bucket/lake")
