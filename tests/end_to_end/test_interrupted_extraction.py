@@ -1,0 +1,148 @@
+"""A pass that is killed, fails or is run again: nothing half-written is seen, and in the end nothing is missing."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import xarray as xr
+
+from vlmlake import open_lake
+from vlmlake.errors import VlmlakeError
+from vlmlake.ingest import extract as extract_module
+from vlmlake.ingest.datasets.shapes import write_benchmark
+from vlmlake.ingest.extract import Job, extract
+from vlmlake.store_schema.commits import committed_batches
+
+BATCHES = 40
+
+
+@pytest.fixture(scope="module")
+def many_scenes(tmp_path_factory) -> Path:
+    """Forty scenes of twelve questions: forty batches of one image."""
+    folder = tmp_path_factory.mktemp("many")
+    write_benchmark(folder, images=BATCHES, seed=21)
+    return folder
+
+
+@pytest.fixture
+def job(tiny_llava, many_scenes, tmp_path) -> Job:
+    return Job(str(tiny_llava), f"pope:{many_scenes}", str(tmp_path / "lake"), batch_size=12, answer_tokens=2)
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tiny_llava, many_scenes, tmp_path_factory) -> str:
+    url = str(tmp_path_factory.mktemp("whole") / "lake")
+    extract(Job(str(tiny_llava), f"pope:{many_scenes}", url, batch_size=12, answer_tokens=2))
+    return url
+
+
+def files_below(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def assert_same_lake(url: str, other: str) -> None:
+    ours, theirs = files_below(Path(url)), files_below(Path(other))
+    assert ours.keys() == theirs.keys()
+    assert [name for name in ours if ours[name] != theirs[name] and not name.endswith("run.json")] == []
+
+
+def test_a_killed_pass_goes_on_where_it_was(job, uninterrupted):
+    command = [sys.executable, "-m", "vlmlake.cli", "extract", "--model", job.model, "--dataset", job.dataset]
+    command += ["--lake", job.lake, "--batch-size", "12", "--answer-tokens", "2"]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    try:
+        deadline = time.monotonic() + 120
+        while len(list(Path(job.lake).glob("runs/*/batches/*.parquet"))) < BATCHES // 4:
+            assert process.poll() is None, process.stderr.read().decode()
+            assert time.monotonic() < deadline, "no batch was committed within two minutes"
+            time.sleep(0.005)
+    finally:
+        os.kill(process.pid, signal.SIGKILL)
+        process.communicate()
+
+    lake = open_lake(job.lake)
+    (name,) = lake.runs
+    done = committed_batches(lake.storage, name)
+    assert 0 < len(done) < BATCHES
+    seen, whole = lake[name].compute(), open_lake(uninterrupted)[name]
+    assert seen.sizes["example"] == 12 * len(done)
+    xr.testing.assert_equal(seen, whole.sel(example=seen["example"], prefix=seen["prefix"]).compute())
+
+    outcome = extract(job)
+    assert outcome.computed == 12 * (BATCHES - len(done))
+    assert_same_lake(job.lake, uninterrupted)
+
+
+def test_a_finished_pass_has_nothing_to_do(job):
+    first = extract(job)
+    before = files_below(Path(job.lake))
+    again = extract(job)
+    assert (first.computed, again.computed, again.written) == (12 * BATCHES, 0, 0)
+    assert again.run == first.run
+    assert files_below(Path(job.lake)) == before
+
+
+def test_an_error_half_way_keeps_what_was_committed(job, uninterrupted, monkeypatch):
+    real, calls = extract_module.run_batch, []
+
+    def fails_at_the_tenth(*arguments):
+        calls.append(1)
+        if len(calls) == 10:
+            raise VlmlakeError("out of memory, say")
+        return real(*arguments)
+
+    monkeypatch.setattr(extract_module, "run_batch", fails_at_the_tenth)
+    with pytest.raises(VlmlakeError, match="out of memory"):
+        extract(job)
+    lake = open_lake(job.lake)
+    assert committed_batches(lake.storage, lake.runs[0]) == tuple(range(9))
+    monkeypatch.undo()
+    extract(job)
+    assert_same_lake(job.lake, uninterrupted)
+
+
+def test_leftovers_of_an_uncommitted_batch_are_invisible_and_overwritten(job, uninterrupted):
+    run = extract(job).run
+    folder = Path(job.lake) / "runs" / run
+    (folder / "batches" / "000003.parquet").unlink()
+    shard = folder / "arrays.zarr" / "readout_states" / "c" / "3" / "0" / "0" / "0"
+    shard.write_bytes((folder / "arrays.zarr" / "readout_states" / "c" / "4" / "0" / "0" / "0").read_bytes())
+    assert open_lake(job.lake)[run].sizes["example"] == 12 * (BATCHES - 1)
+    assert extract(job).computed == 12
+    assert_same_lake(job.lake, uninterrupted)
+
+
+def test_a_creation_that_was_cut_off_is_made_whole(job, uninterrupted):
+    run = extract(job).run
+    folder = Path(job.lake) / "runs" / run
+    (folder / "run.json").unlink()
+    assert open_lake(job.lake).runs == ()
+    extract(job)
+    assert_same_lake(job.lake, uninterrupted)
+
+
+def test_other_content_is_another_run(job, tmp_path, tiny_llava, many_scenes):
+    names = {extract(job).run}
+    for change in ({"dtype": "float32"}, {"answer_tokens": 1}, {"batch_size": 24}):
+        names.add(extract(Job(**{**vars(job), **change})).run)
+    file = many_scenes / "shapes_pope_random.json"
+    names.add(extract(Job(**{**vars(job), "dataset": f"pope:{file}"})).run)
+    assert len(names) == 5
+    lake = open_lake(job.lake)
+    assert set(lake.runs) == names
+    with pytest.raises(VlmlakeError, match="no single run named tiny-llava .* all fit"):
+        lake.run("tiny-llava")
+
+
+def test_memory_and_disk_hold_the_same(job, uninterrupted, tmp_path):
+    url = f"memory://{tmp_path.name}"
+    run = extract(Job(**{**vars(job), "lake": url})).run
+    xr.testing.assert_equal(open_lake(url)[run].compute(), open_lake(uninterrupted)[run].compute())
+    assert np.isfinite(open_lake(url)[run]["unembedding"].values).all()

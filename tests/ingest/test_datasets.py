@@ -1,0 +1,90 @@
+import json
+
+import pytest
+
+from vlmlake.errors import VlmlakeError
+from vlmlake.ingest.datasets import load_dataset
+
+ROW = {"question_id": 1, "image": "a.png", "text": "Is there a dog in the image?", "label": "yes"}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "a.png").write_bytes(b"")
+    return tmp_path
+
+
+def write(folder, text, name="coco_pope_random.json"):
+    (folder / name).write_text(text)
+    return f"pope:{folder / name}"
+
+
+def test_json_lines_and_arrays_are_the_same_questions(folder):
+    rows = [ROW, {**ROW, "question_id": 2, "text": "Is there a cat in the image?", "label": "no"}]
+    lines = load_dataset(write(folder, "".join(json.dumps(row) + "\n" for row in rows)))
+    array = load_dataset(write(folder, json.dumps(rows, indent=4)))
+    assert lines == array
+    assert [example.id for example in lines] == ["coco_pope/random/1", "coco_pope/random/2"]
+    assert [example.gold for example in lines] == ["yes", "no"]
+
+
+def test_a_file_of_another_name_is_a_split_of_its_own(folder):
+    (example,) = load_dataset(write(folder, json.dumps(ROW), "mine.json"))
+    assert (example.dataset, example.split, example.id) == ("mine", "mine", "mine/mine/1")
+
+
+def test_images_may_lie_elsewhere(folder, tmp_path_factory):
+    elsewhere = tmp_path_factory.mktemp("val2014")
+    (elsewhere / "a.png").write_bytes(b"")
+    (example,) = load_dataset(write(folder, json.dumps(ROW)), images=elsewhere)
+    assert example.image_path == elsewhere / "a.png"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (json.dumps(ROW) + "\n\n{oops\n", r"line 3: not valid JSON .*question_id, image, text, label"),
+        ("[" + json.dumps(ROW) + ",\n oops]", r"line 2: not valid JSON"),
+        ("[1, 2]", r"item 1: expected an object with the keys .* got int"),
+        (json.dumps({"image": "a.png", "text": "?"}), r"line 1: no question_id and no label"),
+        (json.dumps({**ROW, "label": "maybe"}), r"line 1: label is 'maybe', expected yes or no"),
+        (json.dumps({**ROW, "image": "../secret.png"}), r"line 1: image ../secret.png lies outside"),
+        (json.dumps(ROW) + "\n" + json.dumps({**ROW, "question_id": 2}), r"2 rows with the key"),
+        (json.dumps(ROW) + "\n" + json.dumps({**ROW, "text": "Is there a cat?"}), r"2 rows with the id"),
+        ("", r"is empty"),
+        ("[]", r"is empty"),
+        (json.dumps({**ROW, "image": "b.png"}), r"1 images are missing: .*b.png"),
+    ],
+)
+def test_a_bad_file_is_named_with_its_line(folder, text, message):
+    with pytest.raises(VlmlakeError, match=message):
+        load_dataset(write(folder, text))
+
+
+def test_bytes_that_are_no_text_are_named(folder):
+    (folder / "coco_pope_random.json").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(VlmlakeError, match="is not UTF-8 text"):
+        load_dataset(f"pope:{folder}")
+
+
+def test_at_most_twenty_missing_images_are_listed(folder):
+    rows = [{**ROW, "question_id": number, "image": f"{number}.png"} for number in range(30)]
+    with pytest.raises(VlmlakeError, match=r"30 images are missing: .*19\.png and 10 more"):
+        load_dataset(write(folder, "\n".join(json.dumps(row) for row in rows)))
+
+
+@pytest.mark.parametrize("spec", ["nosuch:here", "pope", "", ":x"])
+def test_an_unknown_kind_says_which_there_are(spec):
+    with pytest.raises(VlmlakeError, match=r"unknown kind of dataset.*expected pope:PATH"):
+        load_dataset(spec)
+
+
+def test_missing_places_are_named(tmp_path):
+    with pytest.raises(VlmlakeError, match="no POPE questions at"):
+        load_dataset(f"pope:{tmp_path / 'gone'}")
+    with pytest.raises(VlmlakeError, match="no question files in"):
+        load_dataset(f"pope:{tmp_path}")
+    write(tmp_path, json.dumps(ROW))
+    with pytest.raises(VlmlakeError, match="no folder of images at .*--images"):
+        load_dataset(f"pope:{tmp_path}")

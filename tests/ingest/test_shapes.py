@@ -1,0 +1,72 @@
+import json
+import random
+from collections import Counter, defaultdict
+
+from PIL import Image
+
+from vlmlake.ingest.datasets import load_dataset
+from vlmlake.ingest.datasets.shapes import IMAGE_SIZE, KINDS, SPLITS, question, sample_scene, write_benchmark
+
+KIND_OF = {question(kind): kind for kind in KINDS}
+
+
+def test_the_same_seed_writes_the_same_bytes_and_another_does_not(tmp_path):
+    for name, seed in (("a", 3), ("b", 3), ("c", 4)):
+        write_benchmark(tmp_path / name, images=6, seed=seed)
+    files = sorted(path.relative_to(tmp_path / "a") for path in (tmp_path / "a").rglob("*.*"))
+    assert len(files) == 6 + len(SPLITS)
+    assert all((tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes() for file in files)
+    assert any((tmp_path / "a" / file).read_bytes() != (tmp_path / "c" / file).read_bytes() for file in files)
+
+
+def test_files_are_in_popes_official_form_and_its_loader_reads_them(scenes):
+    for split in SPLITS:
+        rows = [json.loads(line) for line in (scenes / f"shapes_pope_{split}.json").read_text().splitlines()]
+        assert all(list(row) == ["question_id", "image", "text", "label"] for row in rows)
+        assert [row["question_id"] for row in rows] == list(range(1, len(rows) + 1))
+        assert Counter(row["label"] for row in rows) == {"yes": 16, "no": 16}
+    examples = load_dataset(f"pope:{scenes}")
+    assert Counter(example.split for example in examples) == dict.fromkeys(SPLITS, 32)
+    assert {example.dataset for example in examples} == {"shapes_pope"}
+
+
+def test_splits_share_their_yes_questions_and_differ_in_their_lures(scenes):
+    asked = defaultdict(list)
+    for example in load_dataset(f"pope:{scenes}"):
+        asked[example.split, example.gold].append((example.image, KIND_OF[example.question]))
+    assert asked["random", "yes"] == asked["popular", "yes"] == asked["adversarial", "yes"]
+    assert len({tuple(asked[split, "no"]) for split in SPLITS}) == 3
+
+
+def test_answers_are_true_and_adversarial_lures_mix_what_is_there():
+    rng = random.Random(0)
+    for scene in (sample_scene(rng) for _ in range(300)):
+        assert 2 <= len(scene.things) <= 4
+        assert len(set(scene.kinds)) == len(scene.things)
+        assert set(scene.absent) == set(KINDS) - set(scene.kinds)
+        for colour, shape in scene.lures:
+            assert (colour, shape) not in scene.kinds
+            assert colour in {kind[0] for kind in scene.kinds}
+            assert shape in {kind[1] for kind in scene.kinds}
+
+
+def test_labels_are_what_the_scene_holds(tmp_path):
+    write_benchmark(tmp_path, images=5, seed=9)
+    rng = random.Random(9)
+    scenes = {f"scene_{number:06d}.png": sample_scene(rng) for number in range(5)}
+    for example in load_dataset(f"pope:{tmp_path}"):
+        assert (KIND_OF[example.question] in scenes[example.image].kinds) == (example.gold == "yes")
+
+
+def test_popular_lures_are_the_kinds_seen_in_most_images(tmp_path):
+    write_benchmark(tmp_path, images=60, seed=2)
+    examples = load_dataset(f"pope:{tmp_path}")
+    lures = Counter(KIND_OF[example.question] for example in examples if (example.split, example.gold) == ("popular", "no"))
+    assert len(lures) < len(KINDS) / 3
+
+
+def test_images_can_be_opened_and_show_something(scenes):
+    for path in (scenes / "images").iterdir():
+        with Image.open(path) as image:
+            assert image.size == (IMAGE_SIZE, IMAGE_SIZE)
+            assert len(image.getcolors(maxcolors=1 << 16)) >= 3
