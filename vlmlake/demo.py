@@ -34,7 +34,7 @@ def run_demo(console: Console, folder: Path, images: int, seed: int = 1) -> None
     _print_answers(console, analyze(str(lake), run=run))
     console.print(f"\nAll of it took {time.monotonic() - started:.0f} s. The lake lies in {lake}. Try next:")
     for command in next_commands(lake):
-        console.print(f"  {command}")
+        console.print(f"  {command}", soft_wrap=True)
 
 
 def next_commands(lake: Path) -> Sequence[str]:

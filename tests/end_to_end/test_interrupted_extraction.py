@@ -137,7 +137,7 @@ def test_other_content_is_another_run(job, tmp_path, tiny_llava, many_scenes):
     assert len(names) == 5
     lake = open_lake(job.lake)
     assert set(lake.runs) == names
-    with pytest.raises(VlmlakeError, match="no single run named tiny-llava .* all fit"):
+    with pytest.raises(VlmlakeError, match=r"no single run named tiny-llava .* all fit"):
         lake.run("tiny-llava")
 
 

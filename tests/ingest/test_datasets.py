@@ -86,5 +86,5 @@ def test_missing_places_are_named(tmp_path):
     with pytest.raises(VlmlakeError, match="no question files in"):
         load_dataset(f"pope:{tmp_path}")
     write(tmp_path, json.dumps(ROW))
-    with pytest.raises(VlmlakeError, match="no folder of images at .*--images"):
+    with pytest.raises(VlmlakeError, match=r"no folder of images at .*--images"):
         load_dataset(f"pope:{tmp_path}")

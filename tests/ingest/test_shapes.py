@@ -61,7 +61,9 @@ def test_labels_are_what_the_scene_holds(tmp_path):
 def test_popular_lures_are_the_kinds_seen_in_most_images(tmp_path):
     write_benchmark(tmp_path, images=60, seed=2)
     examples = load_dataset(f"pope:{tmp_path}")
-    lures = Counter(KIND_OF[example.question] for example in examples if (example.split, example.gold) == ("popular", "no"))
+    lures = Counter(
+        KIND_OF[example.question] for example in examples if (example.split, example.gold) == ("popular", "no")
+    )
     assert len(lures) < len(KINDS) / 3
 
 

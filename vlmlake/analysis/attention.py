@@ -29,8 +29,9 @@ def spatial_entropy(data: xr.Dataset, rule: str = DEFAULT_RULE, seed: int = 0) -
     """
     whole = {queries: normalised_entropy(data, queries) for queries in (ANSWER, PROMPT_LAST)}
     rows = []
+    labels_only = data.drop_vars(list(data.data_vars))
     for split in splits_of(data):
-        chosen = sample(data, split, rule)
+        chosen = sample(labels_only, split, rule)
         for queries, entropy in whole.items():
             values = entropy.sel(example=chosen.data["example"].values)
             attending = ~np.isnan(values.values).any(axis=1)

@@ -29,30 +29,35 @@ def probes(data: xr.Dataset, rule: str = DEFAULT_RULE, seed: int = 0) -> list[di
     """AUROC of correctness out of fold, per layer at prompt_last; rows of tables.RESULTS.
 
     Features are standardised inside the fold, the classifier is an L2 logistic regression, folds are grouped by image,
-    intervals resample images. Metrics: `probe` per layer; `probe_nested`, its layer chosen on inner folds;
-    `probe_shuffled` per layer, the same on permuted labels; and the output-side BASELINES on the same folds.
+    pairs of one fold are compared, intervals resample images. Metrics: `probe` per layer; `probe_nested`, its layer
+    chosen on inner folds; `probe_shuffled` per layer, the same on permuted labels; and the output-side BASELINES, which
+    need no training, on the same folds.
 
     Method: methods of arXiv 2605.08200, made leak-free by grouping. Raises VlmlakeError for a single class or fewer
     images than folds.
     """
     chosen = sample(data, rule=rule)
     folds = grouped_folds(chosen.correct, chosen.images, FOLDS, seed)
-    states = chosen.data["readout_states"].sel(position=PROMPT_LAST)
-    layers = [str(name) for name in states["layer"].values]
-    features = {name: states.sel(layer=name).values for name in layers}
     shuffled = np.random.default_rng(seed).permutation(chosen.correct)
-
-    scores = {name: out_of_fold(features[name], chosen.correct, folds) for name in layers}
-    rows = [_row(chosen, "probe", scores[name], chosen.correct, seed, layer=name) for name in layers]
+    states = chosen.data["readout_states"].sel(position=PROMPT_LAST)
+    features = {str(name): states.sel(layer=name).values for name in states["layer"].values}
+    constant = [name for name, values in features.items() if np.ptp(values, axis=0).max() == 0]
+    features = {name: values for name, values in features.items() if name not in constant}
+    scores = {name: out_of_fold(values, chosen.correct, folds) for name, values in features.items()}
+    noise = {name: out_of_fold(values, shuffled, folds) for name, values in features.items()}
     nested, picked = _nested(features, scores, chosen, folds, seed)
-    rows.append(_row(chosen, "probe_nested", nested, chosen.correct, seed, layer="chosen", note=f"layers {picked}"))
-    for name in layers:
-        noise = out_of_fold(features[name], shuffled, folds)
-        rows.append(_row(chosen, "probe_shuffled", noise, shuffled, seed, layer=name))
-    for name, sign in BASELINES.items():
-        values = sign * chosen.data[name].values[:, None].astype(np.float64)
-        rows.append(_row(chosen, name, out_of_fold(values, chosen.correct, folds), chosen.correct, seed))
-    return rows
+
+    def row(metric: str, scored: np.ndarray, correct: np.ndarray = chosen.correct, **more: Any) -> dict[str, Any]:
+        estimate = auroc(scored, correct, chosen.images, seed, strata=fold_numbers(folds))
+        return chosen.row(metric, "auroc", estimate, position=PROMPT_LAST, **more)
+
+    return [
+        *(_refusal(chosen, name) for name in constant),
+        *(row("probe", values, layer=name) for name, values in scores.items()),
+        row("probe_nested", nested, layer="chosen", note=f"layers {picked}"),
+        *(row("probe_shuffled", values, shuffled, layer=name) for name, values in noise.items()),
+        *(row(name, sign * chosen.data[name].values) for name, sign in BASELINES.items()),
+    ]
 
 
 def grouped_folds(correct: np.ndarray, images: np.ndarray, folds: int, seed: int) -> list[Fold]:
@@ -85,6 +90,14 @@ def out_of_fold(features: np.ndarray, correct: np.ndarray, folds: list[Fold]) ->
     return scores
 
 
+def fold_numbers(folds: list[Fold]) -> np.ndarray:
+    """For every example the number of the fold that tests it. Returns [n], int."""
+    numbers = np.empty(sum(len(test) for _, test in folds), int)
+    for number, (_, test) in enumerate(folds):
+        numbers[test] = number
+    return numbers
+
+
 def _nested(
     features: dict[str, np.ndarray], scores: dict[str, np.ndarray], chosen: Sample, folds: list[Fold], seed: int
 ) -> tuple[np.ndarray, str]:
@@ -95,8 +108,9 @@ def _nested(
         correct = chosen.correct[train]
         inner = grouped_folds(correct, chosen.images[train], INNER_FOLDS, seed)
         even = np.ones((1, len(train)))
+        where = fold_numbers(inner)
         quality = {
-            name: weighted_auroc(out_of_fold(values[train], correct, inner), correct, even)[0]
+            name: weighted_auroc(out_of_fold(values[train], correct, inner), correct, even, where)[0]
             for name, values in features.items()
         }
         best = max(quality, key=lambda name: quality[name])
@@ -105,8 +119,6 @@ def _nested(
     return nested, ", ".join(picked)
 
 
-def _row(
-    chosen: Sample, metric: str, scores: np.ndarray, correct: np.ndarray, seed: int, **more: Any
-) -> dict[str, Any]:
-    estimate = auroc(scores, correct, chosen.images, seed)
-    return chosen.row(metric, "auroc", estimate, position=PROMPT_LAST, **more)
+def _refusal(chosen: Sample, layer: str) -> dict[str, Any]:
+    error = VlmlakeError(f"readout states at {layer} are the same for all {len(chosen)} examples")
+    return chosen.refusal("probe", "auroc", error, layer=layer, position=PROMPT_LAST)

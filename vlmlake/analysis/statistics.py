@@ -49,30 +49,49 @@ def point_biserial(values: np.ndarray, correct: np.ndarray, name: str) -> Estima
     return Estimate(float(found.statistic), low, high, float(found.pvalue))
 
 
-def auroc(scores: np.ndarray, correct: np.ndarray, images: np.ndarray, seed: int) -> Estimate:
+def auroc(
+    scores: np.ndarray, correct: np.ndarray, images: np.ndarray, seed: int, strata: np.ndarray | None = None
+) -> Estimate:
     """Area under the ROC curve, ties counted half, with a bootstrap percentile interval that resamples images.
 
     scores: [n], higher means more likely right. correct: [n] of 0 and 1. images: [n], the cluster of each example.
+    strata: [n], for scores out of fold the number of the fold: only pairs of one stratum are compared, since scores of
+    two models have no common zero. (Pooled, pure noise scores below one half: a fold with fewer right answers was
+    trained on more of them.)
 
     Raises VlmlakeError if there is one class only.
     """
     require_two_classes(correct)
     _, cluster = np.unique(images, return_inverse=True)
-    drawn = np.random.default_rng(seed).multinomial(
-        cluster.max() + 1, np.full(cluster.max() + 1, 1 / (cluster.max() + 1)), size=RESAMPLES
-    )
-    whole = weighted_auroc(scores, correct, np.ones((1, len(scores))))[0]
-    resampled = weighted_auroc(scores, correct, drawn[:, cluster])
-    low, high = np.nanquantile(resampled, (0.025, 0.975))
+    clusters = int(cluster.max()) + 1
+    drawn = np.random.default_rng(seed).multinomial(clusters, np.full(clusters, 1 / clusters), size=RESAMPLES)
+    whole = weighted_auroc(scores, correct, np.ones((1, len(scores))), strata)[0]
+    low, high = np.nanquantile(weighted_auroc(scores, correct, drawn[:, cluster], strata), (0.025, 0.975))
     return Estimate(float(whole), float(low), float(high))
 
 
-def weighted_auroc(scores: np.ndarray, correct: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """AUROC of the same n scores under many weightings at once, NaN where one weighting leaves one class only.
+def weighted_auroc(
+    scores: np.ndarray, correct: np.ndarray, weights: np.ndarray, strata: np.ndarray | None = None
+) -> np.ndarray:
+    """AUROC of the same n scores under many weightings at once, NaN where one weighting leaves no pair to compare.
 
-    scores, correct: [n]. weights: [resamples, n], for instance how often a bootstrap drew each example.
-    Returns [resamples], float64.
+    scores, correct: [n]. weights: [resamples, n], for instance how often a bootstrap drew each example. strata: [n],
+    only pairs of one stratum count; one stratum by default. Returns [resamples], float64.
     """
+    won, pairs = np.zeros(len(weights)), np.zeros(len(weights))
+    strata = np.zeros(len(scores)) if strata is None else strata
+    for stratum in np.unique(strata):
+        chosen = strata == stratum
+        for total, part in zip(
+            (won, pairs), _won_pairs(scores[chosen], correct[chosen], weights[:, chosen]), strict=True
+        ):
+            total += part
+    areas: np.ndarray = np.divide(won, pairs, out=np.full(len(won), np.nan), where=pairs > 0)
+    return areas
+
+
+def _won_pairs(scores: np.ndarray, correct: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Per weighting: weight of the (right, wrong) pairs in which the right one scores higher, and of all pairs."""
     order = np.argsort(scores, kind="stable")
     ordered = scores[order]
     starts = np.flatnonzero(np.concatenate([[True], ordered[1:] != ordered[:-1]]))
@@ -81,10 +100,7 @@ def weighted_auroc(scores: np.ndarray, correct: np.ndarray, weights: np.ndarray)
     positive = np.add.reduceat(ordered_weights * right, starts, axis=1)
     negative = np.add.reduceat(ordered_weights * ~right, starts, axis=1)
     below = np.cumsum(negative, axis=1) - negative
-    won = (positive * (below + negative / 2)).sum(axis=1)
-    pairs = positive.sum(axis=1) * negative.sum(axis=1)
-    areas: np.ndarray = np.divide(won, pairs, out=np.full(len(won), np.nan), where=pairs > 0)
-    return areas
+    return (positive * (below + negative / 2)).sum(axis=1), positive.sum(axis=1) * negative.sum(axis=1)
 
 
 def wilson(successes: int, n: int, confidence: float = 0.95) -> Estimate:

@@ -23,9 +23,9 @@ from vlmlake.ingest.model_identity import model_identity
 from vlmlake.ingest.writer import BackgroundWriter
 from vlmlake.store_schema.capture_plan import Batch, plan_batches, plan_extents
 from vlmlake.store_schema.commits import commit_batch, create_run, missing_batches
-from vlmlake.store_schema.lake import create_lake
+from vlmlake.store_schema.lake import create_lake, refuse_foreign_lake
 from vlmlake.store_schema.run_record import RunRecord, fingerprint
-from vlmlake.store_schema.schema import STORED_DTYPES, layer_names, position_names
+from vlmlake.store_schema.schema import FORMAT_VERSION, STORED_DTYPES, layer_names, position_names
 from vlmlake.store_schema.storage import Storage
 
 RECORDED_PACKAGES = ("vlmlake", "torch", "transformers", "tokenizers", "numpy", "zarr", "pillow")
@@ -83,6 +83,7 @@ def extract(job: Job, report: Callable[[Progress], None] = lambda progress: None
 
     Raises VlmlakeError for bad input before anything is computed; batches committed before an error stay.
     """
+    refuse_foreign_lake(job.lake, job.storage_options)
     examples = load_dataset(job.dataset, job.images)
     family = load_family(job.model, job.device)
     digests = {path: _digest(path) for path in dict.fromkeys(example.image_path for example in examples)}
@@ -201,6 +202,7 @@ def _record(
 ) -> RunRecord:
     rows = [[*example.key, example.question_id, example.gold, digests[example.image_path]] for example in examples]
     identity = {
+        "format_version": FORMAT_VERSION,
         "model": model_identity(job.model, family.model),
         "dataset": {"spec": job.dataset.partition(":")[0], "rows": len(rows), "sha256": fingerprint(rows)},
         "prompt_template": {"id": family.template_id, "text": family.template},

@@ -55,13 +55,14 @@ def runs_table(lake: Lake) -> pa.Table:
 
 
 def sql(url: str, query: str, storage_options: Mapping[str, Any] | None = None) -> pa.Table:
-    """The answer to one SQL statement over the lake at `url`.
+    """The answer to one SQL statement over the lake at `url`; an empty table for one that answers nothing.
 
     Raises VlmlakeError with DuckDB's message if the statement is wrong.
     """
     with connect(url, storage_options) as connection:
         try:
-            return connection.execute(query).to_arrow_table()
+            relation = connection.sql(query)
+            return pa.table({}) if relation is None else relation.to_arrow_table()
         except duckdb.Error as error:
             first = " ".join(line.strip() for line in str(error).split("\n\n")[0].splitlines())
             raise VlmlakeError(f"SQL: {first}") from error

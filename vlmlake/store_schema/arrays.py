@@ -13,7 +13,7 @@ from zarr.errors import GroupNotFoundError
 from vlmlake.errors import VlmlakeError
 from vlmlake.store_schema import paths
 from vlmlake.store_schema.run_record import RunRecord
-from vlmlake.store_schema.schema import ARRAYS, BATCH_ARRAYS, ROLES, ArraySpec
+from vlmlake.store_schema.schema import ARRAYS, BATCH_ARRAYS, ROLES, ArraySpec, Layout
 from vlmlake.store_schema.storage import Storage
 
 FLOAT16_LARGEST = 65504.0
@@ -22,13 +22,17 @@ Arrays = Mapping[str, np.ndarray]
 
 
 def allocate(storage: Storage, record: RunRecord) -> zarr.Group:
-    """Make every array of the run at its planned size; arrays that a killed run left are kept as they are."""
+    """Make every array of the run at its planned size; arrays that a killed run left are kept as they are.
+
+    Raises VlmlakeError if one of those has another layout than planned.
+    """
     group = zarr.open_group(storage.zarr_store(paths.arrays(record.name), read_only=False), mode="a", zarr_format=3)
     group.attrs.update({"layers": record.layers, "positions": record.positions, "roles": ROLES})
     for spec in ARRAYS:
-        if spec.name in group:
-            continue
         layout = spec.layout(record.extents, record.stored_dtype)
+        if spec.name in group:
+            _require_layout(_array(group, spec), spec, layout, record)
+            continue
         group.create_array(
             spec.name,
             shape=layout.shape,
@@ -89,6 +93,16 @@ def write_batch(group: zarr.Group, record: RunRecord, number: int, arrays: Array
 def shard_files(group: zarr.Group, number: int) -> list[str]:
     """Paths of one batch's shards, relative to the group."""
     return [f"{spec.name}/c/" + "/".join([str(number), *("0" for _ in spec.dimensions[1:])]) for spec in BATCH_ARRAYS]
+
+
+def _require_layout(array: zarr.Array[Any], spec: ArraySpec, layout: Layout, record: RunRecord) -> None:
+    there = (array.shape, array.chunks, array.shards, array.dtype)
+    planned = (layout.shape, layout.chunks, layout.shards, spec.dtype(record.stored_dtype))
+    if there != planned:
+        raise VlmlakeError(
+            f"{spec.name} of the unfinished run {record.name} has (shape, chunks, shards, dtype) {there}, planned is "
+            f"{planned}: remove {paths.arrays(record.name)} and run again"
+        )
 
 
 def _array(group: zarr.Group, spec: ArraySpec) -> zarr.Array[Any]:

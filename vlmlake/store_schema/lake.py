@@ -63,6 +63,12 @@ def open_lake(url: str, storage_options: Mapping[str, Any] | None = None) -> Lak
     return Lake(storage)
 
 
+def refuse_foreign_lake(url: str, storage_options: Mapping[str, Any] | None = None) -> None:
+    """Raises VlmlakeError if there is a lake at `url` that this version cannot write to; nothing there is fine."""
+    if Storage.at(url, storage_options).exists(paths.LAKE):
+        open_lake(url, storage_options)
+
+
 def create_lake(url: str, storage_options: Mapping[str, Any] | None = None) -> Lake:
     """Open the lake at `url`, making an empty one first where there is none."""
     storage = Storage.at(url, storage_options)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageTextToText, AutoTokenizer
+from transformers.utils import logging
 
 from vlmlake.errors import VlmlakeError
 from vlmlake.ingest.attention_rows import IMPLEMENTATION
@@ -32,14 +35,31 @@ def load_family(model: str, device: str = "cpu") -> Family:
         config = AutoConfig.from_pretrained(source)
         if config.model_type not in FAMILIES:
             raise VlmlakeError(f"model type {config.model_type} is not supported: expected {', '.join(FAMILIES)}")
-        loaded: Any = AutoModelForImageTextToText.from_pretrained(
-            source, dtype="auto", attn_implementation={"text_config": IMPLEMENTATION, "vision_config": "sdpa"}
-        )
+        with _quiet_loading():
+            loaded: Any = AutoModelForImageTextToText.from_pretrained(
+                source, dtype="auto", attn_implementation={"text_config": IMPLEMENTATION, "vision_config": "sdpa"}
+            )
         tokenizer = AutoTokenizer.from_pretrained(source)
         image_processor = AutoImageProcessor.from_pretrained(source)  # type: ignore[no-untyped-call]
     except (OSError, ValueError) as error:
         raise VlmlakeError(f"cannot load the model {model}: {str(error).splitlines()[0]}") from error
-    return FAMILIES[config.model_type](loaded.to(torch.device(device)).eval(), tokenizer, image_processor)
+    try:
+        loaded = loaded.to(torch.device(device))
+    except (RuntimeError, AssertionError) as error:
+        raise VlmlakeError(f"cannot run on {device}: {str(error).splitlines()[0]}") from error
+    return FAMILIES[config.model_type](loaded.eval(), tokenizer, image_processor)
+
+
+@contextmanager
+def _quiet_loading() -> Iterator[None]:
+    """Without transformers' own progress bars, which would cut through ours."""
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()  # type: ignore[no-untyped-call]
 
 
 __all__ = ["Family", "ImageInputs", "Prompt", "load_family"]

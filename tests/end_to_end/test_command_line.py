@@ -1,0 +1,197 @@
+"""The verbs as a user types them, and what they say to bad input: one clear line, exit code 2, no traceback."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import pytest
+
+from vlmlake.cli import main
+
+
+@pytest.fixture
+def run_cli(monkeypatch, capsys):
+    """Run a command line in this process; returns exit code, standard output and standard error."""
+
+    def run(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["vlmlake", *arguments])
+        try:
+            main()
+        except SystemExit as stop:
+            code = stop.code or 0
+        else:
+            code = 0
+        printed = capsys.readouterr()
+        return code, printed.out, printed.err
+
+    return run
+
+
+def one_line(run_cli, *arguments: str) -> str:
+    """The one line of standard error of a command that must fail with exit code 2."""
+    code, _, err = run_cli(*arguments)
+    lines = err.strip().splitlines()
+    assert code == 2, (code, err)
+    assert len(lines) == 1, err
+    assert lines[0].startswith("vlmlake: ")
+    return lines[0]
+
+
+def test_info_prints_runs_arrays_sizes_and_progress(run_cli, lake_url):
+    code, out, _ = run_cli("info", lake_url)
+    assert code == 0
+    assert "1 run" in out
+    assert "480 of 480 examples in 20 of 20 batches, float16" in out
+    for name in ("hidden_states", "prefix_states", "attention", "readout_states", "logits", "unembedding"):
+        assert name in out
+    assert "example, layer, head, query, key" in out
+
+
+def test_sql_answers_over_examples_answers_and_results(run_cli, lake_url):
+    code, out, _ = run_cli("sql", lake_url, "select split, count(*) as n from examples group by split order by split")
+    assert code == 0
+    assert [line.split() for line in out.splitlines()[1:]] == [
+        ["adversarial", "160"],
+        ["popular", "160"],
+        ["random", "160"],
+    ]
+    query = "select count(*) as n from examples join answers using (run, example) where gold = lower(answer)"
+    assert int(run_cli("sql", lake_url, query)[1].split()[1]) > 300
+    query = "select count(*) as n from results where metric = 'probe'"
+    assert run_cli("sql", lake_url, query)[1].split() == ["n", "5"]
+
+
+def test_analyze_replaces_its_results_and_shows_them(run_cli, lake_url):
+    for _ in range(2):
+        code, out, _ = run_cli("analyze", lake_url, "accuracy")
+        assert code == 0
+        assert "adversarial" in out
+    query = "select count(*) as n from results where analysis = 'accuracy'"
+    assert run_cli("sql", lake_url, query)[1].split() == ["n", "4"]
+
+
+def test_shapes_then_extract_then_extract_again(run_cli, tiny_llava, tmp_path):
+    assert run_cli("shapes", str(tmp_path / "scenes"), "--images", "2")[0] == 0
+    lake = str(tmp_path / "lake")
+    command = ("extract", "--model", str(tiny_llava), "--dataset", f"pope:{tmp_path / 'scenes'}", "--lake", lake)
+    code, out, _ = run_cli(*command, "--answer-tokens", "2")
+    assert code == 0
+    assert "24 of 24 examples computed" in out
+    assert "examples/s" in out
+    code, out, _ = run_cli(*command, "--answer-tokens", "2")
+    assert code == 0
+    assert "all 24 examples are there, nothing to do" in out
+
+
+def test_every_verb_explains_itself_with_an_example(run_cli):
+    code, out, _ = run_cli("--help")
+    assert code == 0
+    for verb in ("extract", "info", "analyze", "sql", "shapes", "demo"):
+        assert verb in out
+        code, text, _ = run_cli(verb, "--help")
+        assert code == 0
+        assert "Example: vlmlake" in text
+
+
+def extract_arguments(tiny_llava, scenes, tmp_path, **changes):
+    options = {"model": str(tiny_llava), "dataset": f"pope:{scenes}", "lake": str(tmp_path / "lake"), **changes}
+    return ["extract", *(word for name, value in options.items() for word in (f"--{name}", value))]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"model": "/no/such/folder"}, "no model folder at /no/such/folder"),
+        ({"model": "./missing"}, "no model folder at ./missing"),
+        ({"dataset": "coco:somewhere"}, "unknown kind of dataset in 'coco:somewhere': expected pope:PATH"),
+        ({"dataset": "pope:/no/such/file.json"}, "no POPE questions at /no/such/file.json"),
+        ({"dtype": "int8"}, "dtype is int8, expected one of float16, float32"),
+        ({"batch-size": "0"}, "batch size is 0, expected at least 1"),
+        ({"answer-tokens": "0"}, "answer tokens is 0, expected at least 1"),
+        ({"lake": "nosuch://bucket/lake"}, "cannot open nosuch://bucket/lake"),
+        ({"device": "abacus"}, "cannot run on abacus"),
+        ({"images": "/no/such/images"}, "no folder of images at /no/such/images"),
+    ],
+    ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
+)
+def test_extract_refuses_bad_options(run_cli, tiny_llava, scenes, tmp_path, changes, message):
+    assert message in one_line(run_cli, *extract_arguments(tiny_llava, scenes, tmp_path, **changes))
+    assert not (tmp_path / "lake").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            '{"question_id": 1, "image": "a.png", "text": "?", "label": "yes"}\n{"question_id": 2,\n',
+            "line 2: not valid JSON",
+        ),
+        ("", "is empty: it has no rows"),
+        ('{"question_id": 1, "image": "gone.png", "text": "?", "label": "yes"}\n', "1 images are missing"),
+        ('{"question_id": 1, "image": "torn.png", "text": "?", "label": "yes"}\n', "cannot read the image"),
+        ('{"question_id": 1, "image": "a.png", "text": "an <image>", "label": "yes"}\n', "holds the image placeholder"),
+    ],
+)
+def test_extract_refuses_bad_data(run_cli, tiny_llava, scenes, tmp_path, text, message):
+    folder = tmp_path / "data"
+    (folder / "images").mkdir(parents=True)
+    (folder / "images" / "a.png").write_bytes(next((scenes / "images").iterdir()).read_bytes())
+    (folder / "images" / "torn.png").write_bytes(b"\x89PNG\r\n\x1a\n torn")
+    (folder / "x_pope_random.json").write_text(text)
+    arguments = extract_arguments(tiny_llava, scenes, tmp_path, dataset=f"pope:{folder}")
+    assert message in one_line(run_cli, *arguments)
+    assert not (tmp_path / "lake").exists()
+
+
+def test_extract_refuses_a_folder_without_a_model_and_a_family_it_does_not_know(run_cli, tiny_llava, scenes, tmp_path):
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    assert f"cannot load the model {empty}" in one_line(
+        run_cli, *extract_arguments(tiny_llava, scenes, tmp_path, model=str(empty))
+    )
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "config.json").write_text(json.dumps({"model_type": "bert"}))
+    message = one_line(run_cli, *extract_arguments(tiny_llava, scenes, tmp_path, model=str(other)))
+    assert "model type bert is not supported: expected llava" in message
+
+
+@pytest.mark.parametrize("verb", [("info",), ("analyze",), ("sql", "select 1")])
+def test_verbs_refuse_what_is_no_lake(run_cli, tmp_path, verb):
+    name, *rest = verb
+    assert "no lake at" in one_line(run_cli, name, str(tmp_path / "nowhere"), *rest)
+    (tmp_path / "lake.json").write_text("{")
+    assert "is not valid JSON" in one_line(run_cli, name, str(tmp_path), *rest)
+    (tmp_path / "lake.json").write_text("[]")
+    assert "names no format_version" in one_line(run_cli, name, str(tmp_path), *rest)
+    (tmp_path / "lake.json").write_text(json.dumps({"format_version": 99}))
+    assert "has format 99, this vlmlake reads up to 1: upgrade vlmlake" in one_line(run_cli, name, str(tmp_path), *rest)
+
+
+def test_extract_refuses_a_lake_of_a_newer_format(run_cli, tiny_llava, scenes, tmp_path):
+    (tmp_path / "lake").mkdir()
+    (tmp_path / "lake" / "lake.json").write_text(json.dumps({"format_version": 99}))
+    assert "has format 99" in one_line(run_cli, *extract_arguments(tiny_llava, scenes, tmp_path))
+    assert [path.name for path in (tmp_path / "lake").iterdir()] == ["lake.json"]
+
+
+@pytest.mark.parametrize(
+    ("query", "message"),
+    [
+        ("selec 1", "SQL: Parser Error: syntax error"),
+        ("select nope from examples", 'SQL: Binder Error: Referenced column "nope" not found'),
+        ("select * from nope", "SQL: Catalog Error: Table with name nope does not exist"),
+        ("select * from read_csv('/etc/hostname')", "SQL: Permission Error"),
+    ],
+)
+def test_a_sql_error_is_one_line(run_cli, lake_url, query, message):
+    assert message in one_line(run_cli, "sql", lake_url, query)
+
+
+def test_analyze_names_what_it_does_not_know(run_cli, lake_url, tmp_path):
+    assert "unknown analysis magic: expected accuracy, probes" in one_line(run_cli, "analyze", lake_url, "magic")
+    assert "no single run named nope" in one_line(run_cli, "analyze", lake_url, "--run", "nope")
+    assert "unknown label rule fuzzy" in one_line(run_cli, "analyze", lake_url, "accuracy", "--rule", "fuzzy")
+    (tmp_path / "lake.json").write_text(json.dumps({"format_version": 1}))
+    assert "has no runs to analyze" in one_line(run_cli, "analyze", str(tmp_path))

@@ -1,0 +1,105 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from vlmlake.errors import VlmlakeError
+from vlmlake.store_schema.arrays import allocate, open_arrays, write_batch
+from vlmlake.store_schema.run_record import RunRecord
+from vlmlake.store_schema.schema import BATCH_ARRAYS, Extents, layer_names, position_names
+from vlmlake.store_schema.storage import Storage
+
+EXTENTS = Extents(
+    batches=3,
+    example_rows=4,
+    prefix_rows=2,
+    layers=3,
+    heads=2,
+    tokens=20,
+    prefix_tokens=10,
+    positions=3,
+    hidden=8,
+    vocab=11,
+)
+
+
+def record(dtype="float16") -> RunRecord:
+    return RunRecord("toy", {"dtype": dtype}, 12, EXTENTS, dtype, layer_names(2), position_names(2), {}, {})
+
+
+def batch(examples=4, prefixes=2, tokens=20, seed=0) -> dict[str, np.ndarray]:
+    """Random arrays of one batch, `tokens` long."""
+    rng = np.random.default_rng(seed)
+    arrays = {}
+    for spec in BATCH_ARRAYS:
+        lengths = {"example": examples, "prefix": prefixes, "token": tokens, "query": tokens, "key": 10 + tokens}
+        shape = [lengths.get(dimension, EXTENTS.shard(dimension)) for dimension in spec.dimensions]
+        is_float = spec.kind == "activation"
+        arrays[spec.name] = rng.normal(size=shape).astype(np.float32) if is_float else rng.integers(0, 3, shape)
+    return arrays
+
+
+@pytest.fixture
+def storage(tmp_path):
+    return Storage.at(str(tmp_path))
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32"])
+def test_what_was_written_is_read_back_in_its_rows(storage, dtype):
+    group = allocate(storage, record(dtype))
+    arrays = batch()
+    write_batch(group, record(dtype), 1, arrays)
+    again = open_arrays(storage, record(dtype).name)
+    for spec in BATCH_ARRAYS:
+        rows = EXTENTS.shard(spec.dimensions[0])
+        stored = again[spec.name]
+        assert stored.dtype == spec.dtype(dtype)
+        np.testing.assert_array_equal(stored[rows : 2 * rows], arrays[spec.name].astype(stored.dtype))
+        for other in (stored[:rows], stored[2 * rows :]):
+            assert np.isnan(other).all() if spec.kind == "activation" else (other == -1).all()
+
+
+def test_a_short_batch_leaves_the_rest_unwritten(storage):
+    group = allocate(storage, record())
+    write_batch(group, record(), 2, batch(examples=3, prefixes=1, tokens=16))
+    states = group["hidden_states"]
+    assert np.isfinite(states[8:11, :, :16]).all()
+    assert np.isnan(states[8:11, :, 16:]).all()
+    assert np.isnan(states[11:]).all()
+
+
+def test_a_value_beyond_float16_fails_the_batch_by_name(storage):
+    arrays = batch()
+    arrays["logits"][2, 1, 5] = -70000.0
+    with pytest.raises(VlmlakeError, match=r"logits of batch 1 holds a value of size 70000.*--dtype float32"):
+        write_batch(allocate(storage, record()), record(), 1, arrays)
+    assert write_batch(allocate(storage, record("float32")), record("float32"), 1, arrays)["logits"] == 70000.0
+
+
+def test_arrays_that_do_not_fit_the_plan_are_refused(storage):
+    arrays = batch()
+    arrays["logits"] = np.zeros((4, 3, 12), np.float32)
+    with pytest.raises(ValueError, match=r"logits of batch 0 has shape \(4, 3, 12\), the plan has \(4, 3, 11\)"):
+        write_batch(allocate(storage, record()), record(), 0, arrays)
+
+
+def test_allocating_again_keeps_what_is_there(storage):
+    write_batch(allocate(storage, record()), record(), 0, batch())
+    before = allocate(storage, record())["hidden_states"][:4]
+    assert np.isfinite(before).all()
+
+
+def test_allocating_over_another_layout_is_refused(storage):
+    allocate(storage, record())
+    other = replace(record(), extents=replace(EXTENTS, hidden=9))
+    with pytest.raises(VlmlakeError, match=r"hidden_states of the unfinished run toy-\w+ has .*remove runs/toy"):
+        allocate(storage, other)
+
+
+def test_a_run_without_arrays_is_named(storage):
+    with pytest.raises(VlmlakeError, match=r"run gone of .* has no arrays"):
+        open_arrays(storage, "gone")
+
+
+def test_records_survive_json():
+    assert RunRecord.from_json(record().to_json()) == record()

@@ -1,0 +1,129 @@
+import dask.array
+import numpy as np
+import polars as pl
+import pytest
+import xarray as xr
+import zarr
+
+from vlmlake import Lake, open_lake
+from vlmlake.errors import VlmlakeError
+from vlmlake.store_schema import paths
+from vlmlake.store_schema.schema import ARRAYS, BATCH_ARRAYS
+
+
+@pytest.fixture(scope="module")
+def lake(lake_url) -> Lake:
+    return open_lake(lake_url)
+
+
+@pytest.fixture(scope="module")
+def data(lake) -> xr.Dataset:
+    return lake["tiny-llava"]
+
+
+def test_runs_are_named_by_model_and_content(lake):
+    (name,) = lake.runs
+    model, _, digest = name.rpartition("-")
+    assert model == "tiny-llava"
+    assert len(digest) == 8
+    assert int(digest, 16) >= 0
+    assert list(lake) == [name]
+    assert len(lake) == 1
+    assert name in repr(lake)
+
+
+def test_a_model_name_is_enough_where_it_is_the_only_run(lake):
+    assert lake.run("tiny-llava").name == lake.runs[0]
+    with pytest.raises(VlmlakeError, match=r"no single run named qwen .*: there are tiny-llava-"):
+        lake["qwen"]
+
+
+def test_the_dataset_is_lazy_and_labelled(data):
+    for spec in ARRAYS:
+        assert isinstance(data[spec.name].data, dask.array.Array), spec.name
+        assert data[spec.name].dims == spec.dimensions
+    assert data["layer"].values.tolist() == ["embed", "block_0", "block_1", "block_2", "block_3"]
+    assert data["position"].values.tolist() == ["prompt_last", "answer_0", "answer_1", "answer_2"]
+    assert data.indexes["example"].is_unique
+    assert data.sizes["example"] == 480
+    one = data["hidden_states"].sel(layer="block_2", example="shapes_pope/random/7")
+    assert one.dims == ("token", "hidden")
+
+
+def test_dask_chunks_follow_the_shards(data, lake):
+    extents = lake.run("tiny-llava").record.extents
+    assert set(data["hidden_states"].chunks[0]) == {extents.example_rows}
+    assert set(data["hidden_states"].chunks[1]) == {1}
+    assert len(data["hidden_states"].chunks[2]) == 1
+    assert set(data["prefix_states"].chunks[0]) == {extents.prefix_rows}
+
+
+def test_floats_are_read_as_float32_and_kept_raw_on_demand(data, lake):
+    raw = lake.run("tiny-llava").dataset(raw=True)
+    for spec in ARRAYS:
+        if spec.kind == "activation":
+            assert data[spec.name].dtype == np.float32
+            assert raw[spec.name].dtype == np.float16
+        else:
+            assert data[spec.name].dtype == raw[spec.name].dtype
+    assert np.isfinite(data["logits"].sel(position="prompt_last").mean().compute())
+
+
+def test_every_example_points_at_the_prefix_of_its_image(data):
+    images = data["image"].values
+    prefixes = data["prefix_of"].values
+    assert (
+        len(set(zip(images, prefixes, strict=True))) == len(set(images)) == len(set(prefixes)) == data.sizes["prefix"]
+    )
+    chosen = data["prefix_states"].sel(prefix=data["prefix_of"].isel(example=[0, 479]))
+    assert chosen.dims == ("example", "layer", "prefix_token", "hidden")
+
+
+def test_the_tree_holds_all_runs(lake):
+    tree = lake.tree()
+    assert set(tree.children) == set(lake.runs)
+    assert tree[lake.runs[0]]["hidden_states"].dims == ("example", "layer", "token", "hidden")
+
+
+def test_tables_come_as_polars_with_one_row_per_example(lake):
+    examples, answers = lake.table("examples"), lake.table("answers")
+    assert isinstance(examples, pl.DataFrame)
+    assert examples.height == answers.height == 480
+    assert examples.join(answers, on=["run", "example"]).height == 480
+    assert examples["image_sha256"].n_unique() == 40
+    assert set(examples["run"]) == set(lake.runs)
+    with pytest.raises(VlmlakeError, match="no table named nope: there are examples, answers and results"):
+        lake.table("nope")
+
+
+def test_tokens_of_an_unknown_example_are_refused(lake):
+    with pytest.raises(VlmlakeError, match="has no example nope"):
+        lake.run("tiny-llava").tokens("nope")
+
+
+def test_one_batch_is_one_object_of_every_array(lake):
+    run = lake.run("tiny-llava")
+    for spec in BATCH_ARRAYS:
+        found = lake.storage.fs.find(lake.storage.full(f"{paths.arrays(run.name)}/{spec.name}/c"))
+        assert len(found) == run.record.extents.batches, spec.name
+
+
+def test_no_shard_is_written_for_padding(lake):
+    """Answers have one token here: the readouts of answer_1 and answer_2 take no space."""
+    run = lake.run("tiny-llava")
+    group = zarr.open_group(lake.storage.zarr_store(paths.arrays(run.name), read_only=True), mode="r")
+    readout = group["readout_states"]
+    full = readout.nbytes
+    assert lake.run("tiny-llava").array_bytes()["readout_states"] < 0.6 * full
+
+
+def test_commits_record_the_largest_value_of_every_array(lake, data):
+    import pyarrow.parquet as pq
+
+    run = lake.run("tiny-llava")
+    with lake.storage.fs.open(lake.storage.full(paths.batch(run.name, 0))) as file:
+        metadata = pq.read_schema(file).metadata
+    assert metadata[b"run"].decode() == run.name
+    rows = run.record.extents.example_rows
+    largest = float(abs(data["hidden_states"][:rows]).max())
+    assert float(metadata[b"largest:hidden_states"]) == pytest.approx(largest, rel=1e-3)
