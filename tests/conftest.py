@@ -34,7 +34,8 @@ def lake_url(tmp_path_factory: pytest.TempPathFactory, tiny_llava: Path) -> str:
     """A finished lake of forty scenes, float16, analyzed; tests read it and leave it as it is."""
     from vlmlake.analysis.analyze import analyze
     from vlmlake.ingest.datasets.shapes import write_benchmark
-    from vlmlake.ingest.extract import Job, extract
+    from vlmlake.ingest.extract import extract
+    from vlmlake.ingest.job import Job
 
     folder = tmp_path_factory.mktemp("lake")
     write_benchmark(folder / "scenes", images=40, seed=5)

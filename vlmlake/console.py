@@ -25,8 +25,9 @@ def terminal() -> Console:
 
 def extract_with_progress(console: Console, **options: Any) -> str:
     """Run `ingest.extract` under a progress bar; returns the run's name. options: the fields of `extract.Job`."""
-    from vlmlake.ingest.extract import Job, extract
     from vlmlake.ingest.extract import Progress as Done
+    from vlmlake.ingest.extract import extract
+    from vlmlake.ingest.job import Job
 
     columns = (
         TextColumn("{task.description}"),

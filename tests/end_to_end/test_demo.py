@@ -64,7 +64,8 @@ def test_the_tiny_model_makes_honest_errors(tiny_llava, tmp_path):
     """On fresh scenes: between 0.80 and 0.93 right on adversarial questions, better on random ones."""
     from vlmlake.analysis.accuracy import accuracy
     from vlmlake.ingest.datasets.shapes import write_benchmark
-    from vlmlake.ingest.extract import Job, extract
+    from vlmlake.ingest.extract import extract
+    from vlmlake.ingest.job import Job
     from vlmlake.store_schema.lake import open_lake
 
     write_benchmark(tmp_path / "scenes", images=250, seed=987_654)

@@ -17,7 +17,8 @@ from vlmlake import open_lake
 from vlmlake.errors import VlmlakeError
 from vlmlake.ingest import extract as extract_module
 from vlmlake.ingest.datasets.shapes import write_benchmark
-from vlmlake.ingest.extract import Job, extract
+from vlmlake.ingest.extract import extract
+from vlmlake.ingest.job import Job
 from vlmlake.store_schema.commits import committed_batches
 
 BATCHES = 40

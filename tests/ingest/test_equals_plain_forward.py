@@ -14,7 +14,8 @@ from transformers import AutoImageProcessor, AutoTokenizer, LlavaForConditionalG
 
 from tests.ingest.tiny_models import save_random_llava
 from vlmlake import open_lake
-from vlmlake.ingest.extract import Job, extract
+from vlmlake.ingest.extract import extract
+from vlmlake.ingest.job import Job
 from vlmlake.store_schema.schema import ROLES
 
 ANSWER_TOKENS = 5

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import platform
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -15,45 +13,19 @@ from PIL import Image, UnidentifiedImageError
 
 from vlmlake.errors import VlmlakeError
 from vlmlake.ingest.assemble import batch_arrays
-from vlmlake.ingest.attention_rows import IMPLEMENTATION
-from vlmlake.ingest.datasets import Example, load_dataset
-from vlmlake.ingest.families import Family, ImageInputs, Prompt, load_family
-from vlmlake.ingest.generation import Answer, run_batch
-from vlmlake.ingest.model_identity import model_identity
+from vlmlake.ingest.datasets import load_dataset
+from vlmlake.ingest.families import Family, ImageInputs, load_family
+from vlmlake.ingest.first_batch import check_first_batch
+from vlmlake.ingest.generation import run_batch
+from vlmlake.ingest.job import Job
+from vlmlake.ingest.record import once_arrays, run_record
+from vlmlake.ingest.rows import Question, batch_rows
 from vlmlake.ingest.writer import BackgroundWriter
-from vlmlake.store_schema.capture_plan import Batch, plan_batches, plan_extents
+from vlmlake.store_schema.capture_plan import Batch, plan_batches
 from vlmlake.store_schema.commits import commit_batch, create_run, missing_batches
 from vlmlake.store_schema.lake import create_lake, refuse_foreign_lake
-from vlmlake.store_schema.run_record import RunRecord, fingerprint
-from vlmlake.store_schema.schema import FORMAT_VERSION, STORED_DTYPES, layer_names, position_names
+from vlmlake.store_schema.run_record import RunRecord
 from vlmlake.store_schema.storage import Storage
-
-RECORDED_PACKAGES = ("vlmlake", "torch", "transformers", "tokenizers", "numpy", "zarr", "pillow")
-
-
-@dataclass(frozen=True)
-class Job:
-    """What to run. model: folder or hub id; dataset: KIND:PATH; dtype: how activations are stored.
-
-    batch_size: examples computed and committed together; answer_tokens: generate at most so many.
-    """
-
-    model: str
-    dataset: str
-    lake: str
-    images: Path | None = None
-    dtype: str = "float16"
-    batch_size: int = 32
-    answer_tokens: int = 16
-    device: str = "cpu"
-    storage_options: Mapping[str, Any] | None = None
-
-    def __post_init__(self) -> None:
-        if self.dtype not in STORED_DTYPES:
-            raise VlmlakeError(f"dtype is {self.dtype}, expected one of {', '.join(STORED_DTYPES)}")
-        for name in ("batch_size", "answer_tokens"):
-            if getattr(self, name) < 1:
-                raise VlmlakeError(f"{name.replace('_', ' ')} is {getattr(self, name)}, expected at least 1")
 
 
 @dataclass(frozen=True)
@@ -88,12 +60,15 @@ def extract(job: Job, report: Callable[[Progress], None] = lambda progress: None
     family = load_family(job.model, job.device)
     digests = {path: _digest(path) for path in dict.fromkeys(example.image_path for example in examples)}
     grids = {path: _image_inputs(family, path).grid for path in digests}
-    prompts = [family.prompt(example.question, grids[example.image_path]) for example in examples]
-    batches = plan_batches([digests[example.image_path] for example in examples], job.batch_size)
-    record = _record(job, family, examples, digests, prompts, batches)
+    questions = [
+        Question(example, digests[example.image_path], family.prompt(example.question, grids[example.image_path]))
+        for example in examples
+    ]
+    batches = plan_batches([question.image_sha256 for question in questions], job.batch_size)
+    record = run_record(job, family, questions, batches)
 
     storage = create_lake(job.lake, job.storage_options).storage
-    create_run(storage, record, _once(family), family.vocabulary)
+    create_run(storage, record, once_arrays(family), family.vocabulary)
     missing = missing_batches(storage, record)
     computed = sum(len(batches[number].examples) for number in missing)
     tally = _Tally(report, record.name, total=len(examples), done=len(examples) - computed)
@@ -101,7 +76,14 @@ def extract(job: Job, report: Callable[[Progress], None] = lambda progress: None
     with BackgroundWriter() as writer:
         for number in missing:
             batch = batches[number]
-            arrays, rows = _compute(family, record, batch, examples, prompts, digests, job.answer_tokens)
+            asked = [questions[index] for index in batch.examples]
+            prompts = [question.prompt for question in asked]
+            images = [_image_inputs(family, questions[prefix[0]].example.image_path) for prefix in batch.prefixes]
+            run = run_batch(family, images, prompts, batch.prefix_of, job.answer_tokens)
+            if number == missing[0]:
+                check_first_batch(family, run, images, prompts, batch.prefix_of)
+            arrays = batch_arrays(record.extents, run, images, prompts, batch.prefix_of)
+            rows = batch_rows(record, family, batch, asked, run.answers)
             writer.put(_commit_job(storage, record, batch, arrays, rows, tally))
     return Outcome(record.name, len(examples), computed, tally.written)
 
@@ -130,110 +112,6 @@ def _commit_job(
         tally.add(len(batch.examples), commit_batch(storage, record, batch.number, arrays, rows))
 
     return commit
-
-
-def _compute(
-    family: Family,
-    record: RunRecord,
-    batch: Batch,
-    examples: Sequence[Example],
-    prompts: Sequence[Prompt],
-    digests: Mapping[Path, str],
-    answer_tokens: int,
-) -> tuple[dict[str, np.ndarray], list[dict[str, Any]]]:
-    asked = [prompts[index] for index in batch.examples]
-    images = [_image_inputs(family, examples[prefix[0]].image_path) for prefix in batch.prefixes]
-    run = run_batch(family, images, asked, batch.prefix_of, answer_tokens)
-    arrays = batch_arrays(record.extents, run, images, asked, batch.prefix_of)
-    extents = record.extents
-    rows = []
-    for place, index in enumerate(batch.examples):
-        example, prompt = examples[index], prompts[index]
-        rows.append(
-            {
-                "run": record.name,
-                "example": example.id,
-                "dataset": example.dataset,
-                "split": example.split,
-                "image": example.image,
-                "image_sha256": digests[example.image_path],
-                "question_id": example.question_id,
-                "question": example.question,
-                "gold": example.gold,
-                "prompt": family.template.format(image="<image>", question=example.question),
-                "prefix_tokens": prompt.split,
-                "suffix_tokens": prompt.suffix_length,
-                "batch": batch.number,
-                "row": batch.number * extents.example_rows + place,
-                "prefix": batch.number * extents.prefix_rows + batch.prefix_of[place],
-                **_answer_row(family, run.answers[place]),
-            }
-        )
-    return arrays, rows
-
-
-def _answer_row(family: Family, answer: Answer) -> dict[str, Any]:
-    return {
-        "answer": family.tokenizer.decode(answer.ids, skip_special_tokens=True).strip(),
-        "answer_tokens": answer.captured,
-        "token_ids": list(answer.ids),
-        "log_probs": list(answer.log_probs),
-        "finish": answer.finish,
-        "first_log_prob": answer.log_probs[0],
-        "first_gap": answer.first_gap,
-        "first_entropy": answer.first_entropy,
-    }
-
-
-def _once(family: Family) -> dict[str, np.ndarray]:
-    return {
-        "unembedding": family.unembedding.weight.detach().float().cpu().numpy(),
-        "final_norm": family.final_norm.weight.detach().float().cpu().numpy(),
-    }
-
-
-def _record(
-    job: Job,
-    family: Family,
-    examples: Sequence[Example],
-    digests: Mapping[Path, str],
-    prompts: Sequence[Prompt],
-    batches: Sequence[Batch],
-) -> RunRecord:
-    rows = [[*example.key, example.question_id, example.gold, digests[example.image_path]] for example in examples]
-    identity = {
-        "format_version": FORMAT_VERSION,
-        "model": model_identity(job.model, family.model),
-        "dataset": {"spec": job.dataset.partition(":")[0], "rows": len(rows), "sha256": fingerprint(rows)},
-        "prompt_template": {"id": family.template_id, "text": family.template},
-        "plan": {"name": "suffix", "batch_size": job.batch_size, "padding_side": "left"},
-        "generation": {"greedy": True, "answer_tokens": job.answer_tokens},
-        "stored_dtype": job.dtype,
-        "attention": IMPLEMENTATION,
-    }
-    return RunRecord(
-        model=Path(job.model).name,
-        identity=identity,
-        examples=len(examples),
-        extents=plan_extents(
-            batches,
-            family.decoder,
-            suffix_lengths=[prompt.suffix_length for prompt in prompts],
-            prefix_lengths=[prompt.split for prompt in prompts],
-            answer_tokens=job.answer_tokens,
-        ),
-        stored_dtype=job.dtype,
-        layers=layer_names(family.decoder.blocks),
-        positions=position_names(job.answer_tokens),
-        final_norm=family.final_norm_record,
-        versions={
-            "python": platform.python_version(),
-            "device": str(family.device),
-            "dataset": job.dataset,
-            "model": job.model,
-            **{name: version(name) for name in RECORDED_PACKAGES},
-        },
-    )
 
 
 def _image_inputs(family: Family, path: Path) -> ImageInputs:

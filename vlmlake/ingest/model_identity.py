@@ -19,7 +19,7 @@ def model_identity(source: str, model: Any) -> dict[str, Any]:
     folder = Path(source).expanduser()
     content = {"sha256": _folder_digest(folder)} if folder.is_dir() else {"revision": model.config._commit_hash}
     return {
-        "name": source.rstrip("/").rpartition("/")[2],
+        "name": (folder.resolve().name if folder.is_dir() else source.rpartition("/")[2]),
         "type": model.config.model_type,
         "dtype": str(model.dtype).removeprefix("torch."),
         **content,

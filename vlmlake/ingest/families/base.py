@@ -58,6 +58,9 @@ class Family(ABC):
         if not tokenizer.is_fast:
             raise VlmlakeError(f"{model.name_or_path} has no fast tokenizer: token roles need character offsets")
         self.blocks: Sequence[nn.Module] = self._part("model.language_model.layers")
+        self.attentions: Sequence[nn.Module] = [
+            self._part(f"model.language_model.layers.{number}.self_attn") for number in range(len(self.blocks))
+        ]
         self.final_norm: Any = self._part("model.language_model.norm")
         self.unembedding: Any = self._part("lm_head")
 
