@@ -20,11 +20,12 @@ PIPED_WIDTH = 200
 
 def terminal() -> Console:
     """The console of standard output."""
-    return Console(width=None if sys.stdout.isatty() else PIPED_WIDTH, highlight=False, soft_wrap=True)
+    width = None if sys.stdout.isatty() else PIPED_WIDTH
+    return Console(width=width, markup=False, emoji=False, highlight=False, soft_wrap=True)
 
 
 def extract_with_progress(console: Console, **options: Any) -> str:
-    """Run `ingest.extract` under a progress bar; returns the run's name. options: the fields of `extract.Job`."""
+    """Run `ingest.extract` under a progress bar; returns the run's name. options: the fields of `job.Job`."""
     from vlmlake.ingest.extract import Progress as Done
     from vlmlake.ingest.extract import extract
     from vlmlake.ingest.job import Job
@@ -42,7 +43,8 @@ def extract_with_progress(console: Console, **options: Any) -> str:
 
         def report(done: Done) -> None:
             now = bar.get_time()
-            begun.append((now, done.done))
+            if not begun:
+                begun.append((now, done.done))
             seconds = now - begun[0][0]
             rate = (done.done - begun[0][1]) / seconds if seconds > 0 else 0.0
             bar.update(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import sys
 import time
 from collections.abc import Sequence
 from importlib.resources import files
@@ -42,10 +44,11 @@ def next_commands(lake: Path) -> Sequence[str]:
     confident = (
         "select e.question, e.gold, a.answer, a.first_log_prob from examples e join answers a using (run, example)"
     )
+    vlmlake = "vlmlake" if shutil.which("vlmlake") else sys.argv[0]
     return (
-        f"vlmlake info {lake}",
-        f'vlmlake sql {lake} "{confident} where e.gold <> lower(a.answer) order by a.first_log_prob desc limit 10"',
-        f"vlmlake analyze {lake} probes --rule exact",
+        f"{vlmlake} info {lake}",
+        f'{vlmlake} sql {lake} "{confident} where e.gold <> lower(a.answer) order by a.first_log_prob desc limit 10"',
+        f"{vlmlake} analyze {lake} probes --rule exact",
     )
 
 

@@ -17,7 +17,7 @@ from vlmlake.demo import run_demo
 
 def demo_output(folder: Path) -> str:
     text = io.StringIO()
-    run_demo(Console(file=text, width=200), folder, images=30)
+    run_demo(Console(file=text, width=200, markup=False), folder, images=30)
     return text.getvalue()
 
 
