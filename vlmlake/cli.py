@@ -168,7 +168,10 @@ def main() -> None:
     except ModuleNotFoundError as error:
         if error.name not in ("torch", "transformers", "PIL", "safetensors", "tokenizers"):
             raise
-        print(f"vlmlake: {error.name} is missing: this verb needs pip install 'vlmlake[ingest]'", file=sys.stderr)
+        print(
+            f"vlmlake: {error.name} is missing: this verb needs the extra `ingest`, as in pip install '.[ingest]'",
+            file=sys.stderr,
+        )
         sys.exit(2)
 
 

@@ -62,5 +62,9 @@ def test_extract_says_what_to_install(tmp_path):
     code = "from vlmlake.cli import main\nsys.argv[0] = 'vlmlake'\nmain()"
     done = run_without_torch(code, "extract", "--model", "x", "--dataset", "y", "--lake", str(tmp_path))
     assert done.returncode == 2
-    assert done.stderr.strip().splitlines()[-1].endswith("this verb needs pip install 'vlmlake[ingest]'")
+    assert (
+        done.stderr.strip()
+        .splitlines()[-1]
+        .endswith("this verb needs the extra `ingest`, as in pip install '.[ingest]'")
+    )
     assert "Traceback" not in done.stderr

@@ -27,6 +27,7 @@ def run_record(job: Job, family: Family, questions: Sequence[Question], batches:
         "format_version": FORMAT_VERSION,
         "model": model,
         "dataset": _dataset_identity(job, questions),
+        "image_processor": type(family.image_processor).__name__,
         "prompt_template": {"id": family.template_id, "text": family.template},
         "plan": {"name": "suffix", "batch_size": job.batch_size, "padding_side": "left"},
         "generation": {"greedy": True, "answer_tokens": job.answer_tokens},

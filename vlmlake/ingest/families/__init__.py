@@ -41,8 +41,9 @@ def load_family(model: str, device: str = "cpu") -> Family:
             )
         tokenizer = AutoTokenizer.from_pretrained(source)
         image_processor = AutoImageProcessor.from_pretrained(source)  # type: ignore[no-untyped-call]
-    except (OSError, ValueError) as error:
-        raise VlmlakeError(f"cannot load the model {model}: {str(error).splitlines()[0]}") from error
+    except (OSError, ValueError, ImportError) as error:
+        reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        raise VlmlakeError(f"cannot load the model {model}: {reason}") from error
     try:
         loaded = loaded.to(torch.device(device))
     except (RuntimeError, AssertionError) as error:
