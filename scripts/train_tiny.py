@@ -3,8 +3,8 @@
     python scripts/train_tiny.py --family llava --output vlmlake/ingest/checkpoints/tiny-llava
 
 Reached with the defaults (transformers 5.23, torch 2.13, two CPU cores): 335,168 parameters; on 4,000 fresh questions,
-half of them yes, 0.864 right on adversarial and 0.907 on random ones; 1,300 steps in 8.4 minutes (16.7 beside a busy test suite).
-Two runs wrote the same bytes.
+half of them yes, 0.864 right on adversarial and 0.907 on random ones; 1,300 steps in 8.4 minutes, 16.7 beside a busy
+test suite. Two runs wrote the same bytes.
 
 Half of every batch are captions (objects in reading order), half are packed yes/no questions whose negatives are lures
 (see shapes.Scene) in LURE_SHARE of the cases. Training stops once the held-out accuracy on adversarial questions

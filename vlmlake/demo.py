@@ -42,7 +42,8 @@ def run_demo(console: Console, folder: Path, images: int, seed: int = 1) -> None
 def next_commands(lake: Path) -> Sequence[str]:
     """Three commands for a reader who wants to go on."""
     confident = (
-        "select e.question, e.gold, a.answer, a.first_log_prob from examples e join answers a using (run, example)"
+        "select distinct e.image, e.question, a.answer, a.first_log_prob "
+        "from examples e join answers a using (run, example)"
     )
     vlmlake = "vlmlake" if shutil.which("vlmlake") else sys.argv[0]
     return (
