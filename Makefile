@@ -13,10 +13,10 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .PHONY: demo test lint clean
 
-demo: $(VENV)/installed
+demo: $(VENV)/installed | $(TMPDIR)
 	$(BIN)/vlmlake demo
 
-test: $(VENV)/installed
+test: $(VENV)/installed | $(TMPDIR)
 	$(BIN)/pytest
 
 lint: $(VENV)/installed
@@ -25,8 +25,10 @@ lint: $(VENV)/installed
 	$(BIN)/lint-imports
 	$(BIN)/mypy
 
-$(VENV)/installed: pyproject.toml constraints.txt
-	mkdir -p $(TMPDIR)
+$(TMPDIR):
+	mkdir -p $@
+
+$(VENV)/installed: pyproject.toml constraints.txt | $(TMPDIR)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[ingest,dev]"
 	touch $@

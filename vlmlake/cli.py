@@ -109,7 +109,9 @@ def analyze(
         "n_images",
         "note",
     ]
-    print_table(terminal(), found.select(columns).to_arrow())
+    if found.table.height:
+        print_table(terminal(), found.table.select(columns).to_arrow())
+    found.raise_refusals()
 
 
 @app.command()
@@ -161,6 +163,9 @@ def main() -> None:
         app()
     except VlmlakeError as error:
         print(f"vlmlake: {error}", file=sys.stderr)
+        sys.exit(2)
+    except OSError as error:
+        print(f"vlmlake: {error.filename or 'input or output'}: {error.strerror or error}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print("vlmlake: interrupted; committed batches are kept, run the same command to go on", file=sys.stderr)

@@ -14,7 +14,7 @@ from rich.text import Text
 from vlmlake.store_schema.lake import Lake
 
 ROWS_SHOWN = 200
-PIPED_WIDTH = 200
+PIPED_WIDTH = 10_000
 """Columns of a table that is not shown on a terminal, so that a pipe gets one line per row."""
 
 
@@ -96,8 +96,9 @@ def print_table(console: Console, answer: pa.Table) -> None:
     for field in answer.schema:
         numeric = pa.types.is_integer(field.type) or pa.types.is_floating(field.type)
         table.add_column(field.name, justify="right" if numeric else "left", overflow="fold")
-    for row in answer.slice(0, ROWS_SHOWN).to_pylist():
-        table.add_row(*(Text(_cell(value)) for value in row.values()))
+    columns = [column.slice(0, ROWS_SHOWN).to_pylist() for column in answer.columns]
+    for row in zip(*columns, strict=True):
+        table.add_row(*(Text(_cell(value)) for value in row))
     console.print(table)
     if answer.num_rows > ROWS_SHOWN:
         console.print(f"{answer.num_rows - ROWS_SHOWN} more rows; add a LIMIT or an aggregate")

@@ -15,6 +15,7 @@ from rich.table import Table
 
 from vlmlake.analysis.analyze import analyze
 from vlmlake.console import extract_with_progress
+from vlmlake.store_schema.schema import PROMPT_LAST
 
 ANSWER_TOKENS = 4
 
@@ -33,7 +34,9 @@ def run_demo(console: Console, folder: Path, images: int, seed: int = 1) -> None
         console, model=str(model), dataset=f"pope:{scenes}", lake=str(lake), answer_tokens=ANSWER_TOKENS
     )
     console.print("3. answer from the store, without the model")
-    _print_answers(console, analyze(str(lake), run=run))
+    found = analyze(str(lake), run=run)
+    found.raise_refusals()
+    _print_answers(console, found.table)
     console.print(f"\nAll of it took {time.monotonic() - started:.0f} s. The lake lies in {lake}. Try next:")
     for command in next_commands(lake):
         console.print(f"  {command}", soft_wrap=True)
@@ -41,14 +44,15 @@ def run_demo(console: Console, folder: Path, images: int, seed: int = 1) -> None
 
 def next_commands(lake: Path) -> Sequence[str]:
     """Three commands for a reader who wants to go on."""
-    confident = (
+    confident_errors = (
         "select distinct e.image, e.question, a.answer, a.first_log_prob "
-        "from examples e join answers a using (run, example)"
+        "from examples e join answers a using (run, example) "
+        "where e.gold <> lower(trim(a.answer)) order by a.first_log_prob desc limit 10"
     )
     vlmlake = "vlmlake" if shutil.which("vlmlake") else sys.argv[0]
     return (
         f"{vlmlake} info {lake}",
-        f'{vlmlake} sql {lake} "{confident} where e.gold <> lower(a.answer) order by a.first_log_prob desc limit 10"',
+        f'{vlmlake} sql {lake} "{confident_errors}"',
         f"{vlmlake} analyze {lake} probes --rule exact",
     )
 
@@ -71,6 +75,8 @@ def _print_answers(console: Console, results: pl.DataFrame) -> None:
 def _shown(results: pl.DataFrame) -> pl.DataFrame:
     """Accuracy by split, the probes by layer, and the entropy's R at the answer's tokens, pooled over splits."""
     accuracy = (pl.col("statistic") == "accuracy") & (pl.col("split") != "all")
-    probed = pl.col("metric").is_in(["probe", "probe_nested", "probe_shuffled", "first_log_prob"])
+    probed = pl.col("metric").is_in(["probe", "probe_nested", "probe_shuffled", "first_log_prob"]) & (
+        pl.col("position") == PROMPT_LAST
+    )
     entropy = (pl.col("statistic") == "point_biserial") & (pl.col("split") == "all") & (pl.col("position") == "answer")
     return results.filter(accuracy | probed | entropy)

@@ -12,8 +12,8 @@ from vlmlake.analysis.samples import sample
 from vlmlake.errors import VlmlakeError
 
 
-def by_layer(rows, metric):
-    return {row["layer"]: row for row in rows if row["metric"] == metric}
+def by_layer(rows, metric, position="prompt_last"):
+    return {row["layer"]: row for row in rows if (row["metric"], row["position"]) == (metric, position)}
 
 
 def test_the_signal_is_found_at_its_layer_and_nowhere_else():
@@ -27,6 +27,28 @@ def test_the_signal_is_found_at_its_layer_and_nowhere_else():
     (nested,) = by_layer(rows, "probe_nested").values()
     assert nested["value"] == pytest.approx(found["block_1"]["value"])
     assert nested["note"] == "layers " + ", ".join(["block_1"] * FOLDS)
+
+
+def test_an_answers_own_token_is_probed_apart_and_said_to_read_the_answer():
+    rows = probes(planted_run(images=40, signal_layer="block_1"))
+    found = by_layer(rows, "probe", "answer_0")
+    assert set(found) == set(LAYERS)
+    for row in found.values():
+        assert row["note"] == "can read the answer itself"
+        assert abs(row["value"] - 0.5) < 0.15
+    (nested,) = by_layer(rows, "probe_nested", "answer_0").values()
+    assert nested["note"].startswith("can read the answer itself; layers ")
+    assert {row["position"] for row in rows if row["metric"].startswith("first_")} == {"prompt_last"}
+
+
+def test_without_answer_tokens_only_the_prompt_is_probed():
+    data = planted_run(images=30)
+    data = data.assign_coords(answer_tokens=("example", np.zeros(180, int)))
+    rows = probes(data)
+    assert all(row["value"] is not None for row in rows if row["position"] == "prompt_last")
+    (row,) = [row for row in rows if row["position"] == "answer_0"]
+    assert row["value"] is None
+    assert row["note"] == "0 of 0 answers are right: expected right and wrong ones"
 
 
 def test_shuffled_labels_are_at_chance_even_where_the_signal_is():
@@ -90,13 +112,19 @@ def test_every_row_carries_its_passport():
             "all",
             "pope_official",
         )
-        assert (row["n"], row["n_items"], row["n_images"], row["position"]) == (180, 180, 30, "prompt_last")
+        assert (row["n"], row["n_items"], row["n_images"]) == (180, 180, 30)
+        assert row["position"] in ("prompt_last", "answer_0")
         assert 0 < row["base_rate"] < 1
 
 
 def test_what_cannot_be_probed_is_refused_by_name():
     with pytest.raises(VlmlakeError, match="4 images cannot be cut into 5 folds"):
         probes(planted_run(images=4))
+    rarely = planted_run(images=10)
+    answers = rarely["gold"].values.copy()
+    answers[:3] = np.where(answers[:3] == "yes", "no", "yes")
+    with pytest.raises(VlmlakeError, match="3 answers of one class cannot be spread over 5 folds: too few errors"):
+        probes(rarely.assign_coords(answer=("example", answers)))
     always = planted_run(images=10)
     always = always.assign_coords(answer=("example", always["gold"].values))
     with pytest.raises(VlmlakeError, match="60 of 60 answers are right"):
@@ -105,7 +133,7 @@ def test_what_cannot_be_probed_is_refused_by_name():
 
 def test_a_layer_without_variation_gets_a_reason_instead_of_one_half():
     data = planted_run(images=30, signal_layer="block_1").compute()
-    data["readout_states"].values[:, 0] = 1.5
+    data["readout_states"].values[:, 0, 0] = 1.5
     rows = probes(data.chunk())
     embed = by_layer(rows, "probe")["embed"]
     assert embed["value"] is None

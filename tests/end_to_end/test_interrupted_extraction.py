@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -45,7 +46,12 @@ def uninterrupted(tiny_llava, many_scenes, tmp_path_factory) -> str:
 
 
 def files_below(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+    """Content by path; temporary files that a kill left behind are no part of a lake."""
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and not path.name.startswith(".writing-") and not path.name.endswith(".partial")
+    }
 
 
 def assert_same_lake(url: str, other: str) -> None:
@@ -70,7 +76,7 @@ def test_a_killed_pass_goes_on_where_it_was(job, uninterrupted):
 
     lake = open_lake(job.lake)
     (name,) = lake.runs
-    done = committed_batches(lake.storage, name)
+    done = committed_batches(lake.storage, lake.run(name).record)
     assert 0 < len(done) < BATCHES
     seen, whole = lake[name].compute(), open_lake(uninterrupted)[name]
     assert seen.sizes["example"] == 12 * len(done)
@@ -103,7 +109,7 @@ def test_an_error_half_way_keeps_what_was_committed(job, uninterrupted, monkeypa
     with pytest.raises(VlmlakeError, match="out of memory"):
         extract(job)
     lake = open_lake(job.lake)
-    assert committed_batches(lake.storage, lake.runs[0]) == tuple(range(9))
+    assert committed_batches(lake.storage, lake.run(lake.runs[0]).record) == tuple(range(9))
     monkeypatch.undo()
     extract(job)
     assert_same_lake(job.lake, uninterrupted)
@@ -118,6 +124,36 @@ def test_leftovers_of_an_uncommitted_batch_are_invisible_and_overwritten(job, un
     assert open_lake(job.lake)[run].sizes["example"] == 12 * (BATCHES - 1)
     assert extract(job).computed == 12
     assert_same_lake(job.lake, uninterrupted)
+
+
+def test_a_longer_answer_of_a_killed_attempt_does_not_show_through(job, uninterrupted, monkeypatch):
+    """The first attempt runs every answer to the limit, as another device might; only its shards are left."""
+    real = extract_module.load_family
+
+    def never_ending(*arguments):
+        family = real(*arguments)
+        monkeypatch.setattr(type(family), "end_tokens", frozenset({-1}), raising=True)
+        return family
+
+    monkeypatch.setattr(extract_module, "load_family", never_ending)
+    run = extract(job).run
+    monkeypatch.undo()
+    assert open_lake(job.lake)[run]["answer_tokens"].min() == 2
+    for commit in (Path(job.lake) / "runs" / run / "batches").iterdir():
+        commit.unlink()
+    assert extract(job).computed == 12 * BATCHES
+    ours, wanted = open_lake(job.lake)[run].compute(), open_lake(uninterrupted)[run].compute()
+    xr.testing.assert_equal(ours, wanted)
+
+
+def test_a_run_planned_otherwise_is_refused(job):
+    run = extract(job).run
+    record = Path(job.lake) / "runs" / run / "run.json"
+    fields = json.loads(record.read_text())
+    fields["extents"]["tokens"] += 1
+    record.write_text(json.dumps(fields))
+    with pytest.raises(VlmlakeError, match=rf"run {run} of .* was planned otherwise"):
+        extract(job)
 
 
 def test_a_creation_that_was_cut_off_is_made_whole(job, uninterrupted):

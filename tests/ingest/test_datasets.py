@@ -50,6 +50,17 @@ def test_images_may_lie_elsewhere(folder, tmp_path_factory):
         (json.dumps({"image": "a.png", "text": "?"}), r"line 1: no question_id and no label"),
         (json.dumps({**ROW, "label": "maybe"}), r"line 1: label is 'maybe', expected yes or no"),
         (json.dumps({**ROW, "image": "../secret.png"}), r"line 1: image ../secret.png lies outside"),
+        (json.dumps({**ROW, "image": "/etc/passwd"}), r"line 1: image /etc/passwd lies outside"),
+        (json.dumps({**ROW, "image": None}), r"line 1: image is None, expected a text"),
+        (json.dumps({**ROW, "image": "a\0b"}), r"line 1: image is 'a\\x00b', expected a text"),
+        (json.dumps({**ROW, "text": None}), r"line 1: text is None, expected a text that is not empty"),
+        (json.dumps({**ROW, "text": " "}), r"line 1: text is ' ', expected a text that is not empty"),
+        (json.dumps({**ROW, "text": ["a"]}), r"line 1: text is \['a'\], expected a text"),
+        (json.dumps({**ROW, "text": "\ud800"}), r"line 1: text is '\\ud800', which is not Unicode text"),
+        (json.dumps({**ROW, "question_id": True}), r"line 1: question_id is True, expected a text"),
+        (json.dumps({**ROW, "question_id": {}}), r"line 1: question_id is \{\}, expected a text"),
+        ("[" * 100_000, r"not valid JSON"),
+        ('{"question_id": ' + "9" * 5000 + "}", r"line 1: not valid JSON"),
         (json.dumps(ROW) + "\n" + json.dumps({**ROW, "question_id": 2}), r"2 rows with the key"),
         (json.dumps(ROW) + "\n" + json.dumps({**ROW, "text": "Is there a cat?"}), r"2 rows with the id"),
         ("", r"is empty"),
@@ -66,6 +77,21 @@ def test_bytes_that_are_no_text_are_named(folder):
     (folder / "coco_pope_random.json").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(VlmlakeError, match="is not UTF-8 text"):
         load_dataset(f"pope:{folder}")
+
+
+def test_line_separators_inside_a_text_are_no_ends_of_lines(folder):
+    texts = [f"Is there{mark} a dog?" for mark in ("\u2028", "\u0085", "\x0b")]
+    rows = [{**ROW, "question_id": number, "text": text} for number, text in enumerate(texts)]
+    spec = write(folder, "\r\n".join(json.dumps(row, ensure_ascii=False) for row in rows))
+    assert [example.question for example in load_dataset(spec)] == texts
+
+
+def test_images_may_be_links(folder, tmp_path_factory):
+    target = tmp_path_factory.mktemp("blobs") / "blob"
+    target.write_bytes(b"")
+    (folder / "images" / "linked.png").symlink_to(target)
+    (example,) = load_dataset(write(folder, json.dumps({**ROW, "image": "linked.png"})))
+    assert example.image_path.name == "linked.png"
 
 
 def test_at_most_twenty_missing_images_are_listed(folder):

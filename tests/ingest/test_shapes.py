@@ -50,10 +50,14 @@ def test_answers_are_true_and_adversarial_lures_mix_what_is_there():
             assert shape in {kind[1] for kind in scene.kinds}
 
 
+def scenes_of(images, seed):
+    rng = random.Random(seed)
+    return {f"scene_{number:06d}.png": sample_scene(rng) for number in range(images)}
+
+
 def test_labels_are_what_the_scene_holds(tmp_path):
     write_benchmark(tmp_path, images=5, seed=9)
-    rng = random.Random(9)
-    scenes = {f"scene_{number:06d}.png": sample_scene(rng) for number in range(5)}
+    scenes = scenes_of(5, seed=9)
     for example in load_dataset(f"pope:{tmp_path}"):
         assert (KIND_OF[example.question] in scenes[example.image].kinds) == (example.gold == "yes")
 
@@ -61,10 +65,13 @@ def test_labels_are_what_the_scene_holds(tmp_path):
 def test_popular_lures_are_the_kinds_seen_in_most_images(tmp_path):
     write_benchmark(tmp_path, images=60, seed=2)
     examples = load_dataset(f"pope:{tmp_path}")
-    lures = Counter(
-        KIND_OF[example.question] for example in examples if (example.split, example.gold) == ("popular", "no")
-    )
-    assert len(lures) < len(KINDS) / 3
+    scenes = scenes_of(60, seed=2)
+    seen_in = Counter(kind for scene in scenes.values() for kind in scene.kinds)
+    lures = {(e.image, KIND_OF[e.question]) for e in examples if (e.split, e.gold) == ("popular", "no")}
+    assert len(lures) == 120
+    for image, lure in lures:
+        less_popular = [kind for kind in scenes[image].absent if seen_in[kind] < seen_in[lure]]
+        assert len(less_popular) >= len(scenes[image].absent) - 2 - sum(n == seen_in[lure] for n in seen_in.values())
 
 
 def test_images_can_be_opened_and_show_something(scenes):

@@ -46,9 +46,9 @@ def storage(tmp_path):
 
 @pytest.mark.parametrize("dtype", ["float16", "float32"])
 def test_what_was_written_is_read_back_in_its_rows(storage, dtype):
-    group = allocate(storage, record(dtype))
+    allocate(storage, record(dtype))
     arrays = batch()
-    write_batch(group, record(dtype), 1, arrays)
+    write_batch(storage, record(dtype), 1, arrays)
     again = open_arrays(storage, record(dtype).name)
     for spec in BATCH_ARRAYS:
         rows = EXTENTS.shard(spec.dimensions[0])
@@ -61,30 +61,53 @@ def test_what_was_written_is_read_back_in_its_rows(storage, dtype):
 
 def test_a_short_batch_leaves_the_rest_unwritten(storage):
     group = allocate(storage, record())
-    write_batch(group, record(), 2, batch(examples=3, prefixes=1, tokens=16))
+    write_batch(storage, record(), 2, batch(examples=3, prefixes=1, tokens=16))
     states = group["hidden_states"]
     assert np.isfinite(states[8:11, :, :16]).all()
     assert np.isnan(states[8:11, :, 16:]).all()
     assert np.isnan(states[11:]).all()
 
 
+@pytest.mark.parametrize(
+    "left", [{"tokens": 20}, {"tokens": 18, "examples": 4}, {"examples": 2, "prefixes": 1, "tokens": 5}]
+)
+def test_what_an_interrupted_writer_left_never_shows_through(storage, left, tmp_path_factory):
+    """The leftover is longer, or shorter, than what is written over it."""
+    arrays = batch(examples=3, prefixes=1, tokens=9)
+    arrays["logits"] = arrays["logits"][:, :2]
+    arrays["readout_states"] = arrays["readout_states"][:, :, :2]
+    clean = Storage.at(str(tmp_path_factory.mktemp("clean")))
+    for place in (storage, clean):
+        allocate(place, record())
+    write_batch(storage, record(), 1, batch(**left, seed=5))
+    for place in (storage, clean):
+        write_batch(place, record(), 1, arrays)
+    ours, wanted = open_arrays(storage, record().name), open_arrays(clean, record().name)
+    for spec in BATCH_ARRAYS:
+        np.testing.assert_array_equal(ours[spec.name][...], wanted[spec.name][...])
+
+
 def test_a_value_beyond_float16_fails_the_batch_by_name(storage):
     arrays = batch()
     arrays["logits"][2, 1, 5] = -70000.0
+    allocate(storage, record())
     with pytest.raises(VlmlakeError, match=r"logits of batch 1 holds a value of size 70000.*--dtype float32"):
-        write_batch(allocate(storage, record()), record(), 1, arrays)
-    assert write_batch(allocate(storage, record("float32")), record("float32"), 1, arrays)["logits"] == 70000.0
+        write_batch(storage, record(), 1, arrays)
+    allocate(storage, record("float32"))
+    assert write_batch(storage, record("float32"), 1, arrays)["logits"] == 70000.0
 
 
 def test_arrays_that_do_not_fit_the_plan_are_refused(storage):
     arrays = batch()
     arrays["logits"] = np.zeros((4, 3, 12), np.float32)
+    allocate(storage, record())
     with pytest.raises(ValueError, match=r"logits of batch 0 has shape \(4, 3, 12\), the plan has \(4, 3, 11\)"):
-        write_batch(allocate(storage, record()), record(), 0, arrays)
+        write_batch(storage, record(), 0, arrays)
 
 
 def test_allocating_again_keeps_what_is_there(storage):
-    write_batch(allocate(storage, record()), record(), 0, batch())
+    allocate(storage, record())
+    write_batch(storage, record(), 0, batch())
     before = allocate(storage, record())["hidden_states"][:4]
     assert np.isfinite(before).all()
 
@@ -99,6 +122,17 @@ def test_allocating_over_another_layout_is_refused(storage):
 def test_a_run_without_arrays_is_named(storage):
     with pytest.raises(VlmlakeError, match=r"run gone of .* has no arrays"):
         open_arrays(storage, "gone")
+
+
+def test_a_missing_array_and_damaged_metadata_are_named(storage, tmp_path):
+    allocate(storage, record())
+    folder = tmp_path / "runs" / record().name / "arrays.zarr"
+    (folder / "logits" / "zarr.json").write_text("{")
+    with pytest.raises(VlmlakeError, match=r"the metadata in .* is damaged"):
+        open_arrays(storage, record().name)
+    (folder / "logits" / "zarr.json").unlink()
+    with pytest.raises(VlmlakeError, match="lacks the arrays logits"):
+        open_arrays(storage, record().name)
 
 
 def test_records_survive_json():

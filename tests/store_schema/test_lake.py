@@ -34,8 +34,15 @@ def test_runs_are_named_by_model_and_content(lake):
 
 def test_a_model_name_is_enough_where_it_is_the_only_run(lake):
     assert lake.run("tiny-llava").name == lake.runs[0]
-    with pytest.raises(VlmlakeError, match=r"no single run named qwen .*: there are tiny-llava-"):
+    with pytest.raises(VlmlakeError, match=r"^no single run named qwen .*: there are tiny-llava-"):
         lake["qwen"]
+
+
+def test_a_lake_is_a_mapping(lake):
+    assert lake.runs[0] in lake
+    assert "tiny-llava" in lake
+    assert "qwen" not in lake
+    assert lake.get("qwen", 1) == 1
 
 
 def test_the_dataset_is_lazy_and_labelled(data):
@@ -108,7 +115,7 @@ def test_one_batch_is_one_object_of_every_array(lake):
         assert len(found) == run.record.extents.batches, spec.name
 
 
-def test_no_shard_is_written_for_padding(lake):
+def test_no_chunk_is_written_for_padding(lake):
     """Answers have one token here: the readouts of answer_1 and answer_2 take no space."""
     run = lake.run("tiny-llava")
     group = zarr.open_group(lake.storage.zarr_store(paths.arrays(run.name), read_only=True), mode="r")

@@ -43,6 +43,18 @@ def test_a_failed_local_write_leaves_the_old_file_and_no_litter(tmp_path, monkey
     assert storage.names(".") == ("x",)
 
 
+def test_local_files_can_be_read_by_all_whom_the_umask_allows(tmp_path):
+    Storage.at(str(tmp_path)).write("a/b", b"x")
+    plain = tmp_path / "plain"
+    plain.write_bytes(b"x")
+    assert (tmp_path / "a" / "b").stat().st_mode == plain.stat().st_mode
+
+
+def test_no_url_is_refused():
+    with pytest.raises(VlmlakeError, match="the URL of the lake is empty"):
+        Storage.at("")
+
+
 def test_an_unknown_protocol_is_named():
     with pytest.raises(VlmlakeError, match="nosuch"):
         Storage.at("nosuch://bucket/lake")

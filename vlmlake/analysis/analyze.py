@@ -3,18 +3,32 @@
 from __future__ import annotations
 
 import hashlib
-import inspect
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from importlib.metadata import version
+from importlib.resources import files
 from typing import Any
 
 import polars as pl
 
 from vlmlake.analysis import ANALYSES
-from vlmlake.analysis.labels import DEFAULT_RULE
+from vlmlake.analysis.labels import DEFAULT_RULE, require_rule
 from vlmlake.errors import VlmlakeError
 from vlmlake.store_schema import paths, tables
 from vlmlake.store_schema.lake import open_lake
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What `analyze` wrote, with the columns of tables.RESULTS, and why some analyses of some runs refused."""
+
+    table: pl.DataFrame
+    refusals: tuple[str, ...]
+
+    def raise_refusals(self) -> None:
+        """Raises VlmlakeError with all refusals, if there are any."""
+        if self.refusals:
+            raise VlmlakeError("; ".join(self.refusals))
 
 
 def analyze(
@@ -24,34 +38,49 @@ def analyze(
     rule: str = DEFAULT_RULE,
     seed: int = 0,
     storage_options: Mapping[str, Any] | None = None,
-) -> pl.DataFrame:
-    """Run the named analyses on one run, or on all runs of the lake; a result replaces the one before it.
+) -> Findings:
+    """Run the named analyses on one run, or on all runs of the lake, under one label rule.
 
-    Returns the rows written, with the columns of tables.RESULTS.
+    A result replaces the one that the same analysis found before in the same run under the same rule. An analysis that
+    refuses a run's data does not keep the others from running.
 
-    Raises VlmlakeError for an unknown analysis or run, a lake without runs, or data that an analysis refuses.
+    Raises VlmlakeError for an unknown analysis, rule or run, or a lake without runs.
     """
     unknown = [name for name in names if name not in ANALYSES]
     if unknown:
         raise VlmlakeError(f"unknown analysis {', '.join(unknown)}: expected {', '.join(ANALYSES)}")
+    require_rule(rule)
     lake = open_lake(url, storage_options)
     runs = [lake.run(run)] if run else [lake.run(name) for name in lake.runs]
     if not runs:
         raise VlmlakeError(f"the lake at {url} has no runs to analyze; `vlmlake extract` writes one")
     written: list[dict[str, Any]] = []
+    refusals: list[str] = []
     for one in runs:
         data = one.dataset()
         if data.sizes["example"] == 0:
-            raise VlmlakeError(f"run {one.name} has no committed examples yet: run `vlmlake extract` to its end")
+            refusals.append(f"{one.name} has no committed examples yet, run `vlmlake extract` to its end")
+            continue
         for name in names:
-            passport = {"analysis": name, "code": _code_id(name)}
-            rows = [{**row, **passport} for row in ANALYSES[name](data, rule, seed)]
-            lake.storage.write(paths.results(name, one.name), tables.to_parquet(rows, tables.RESULTS))
+            try:
+                found = ANALYSES[name](data, rule, seed)
+            except VlmlakeError as error:
+                refusals.append(f"{name} of {one.name}: {error}")
+                continue
+            rows = [{**row, "analysis": name, "code": CODE} for row in found]
+            lake.storage.write(paths.results(name, one.name, rule), tables.to_parquet(rows, tables.RESULTS))
             written += rows
-    return pl.DataFrame(written, schema=list(tables.RESULTS.names), infer_schema_length=None)
+    table = pl.DataFrame(written, schema=list(tables.RESULTS.names), infer_schema_length=None)
+    return Findings(table, tuple(refusals))
 
 
-def _code_id(name: str) -> str:
-    """Package version and a digest of the analysis's source file."""
-    source = inspect.getsource(inspect.getmodule(ANALYSES[name]) or ANALYSES[name])
-    return f"{name}@{version('vlmlake')}+{hashlib.sha256(source.encode()).hexdigest()[:8]}"
+def _code_id() -> str:
+    """Package version and a digest of every source file of this room: whatever may change a number changes the id."""
+    digest = hashlib.sha256()
+    for file in sorted(files("vlmlake.analysis").iterdir(), key=lambda file: file.name):
+        if file.name.endswith(".py"):
+            digest.update(file.read_bytes())
+    return f"vlmlake.analysis {version('vlmlake')}+{digest.hexdigest()[:8]}"
+
+
+CODE = _code_id()

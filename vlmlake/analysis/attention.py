@@ -69,29 +69,41 @@ def image_maps(data: xr.Dataset, queries: str) -> xr.DataArray:
     Returns [example, layer, prefix_token], float32 in memory, blocks only, 0 at tokens that are no image; NaN where an
     example has no such query.
 
-    Raises VlmlakeError if softmax rows do not sum to 1 or an image gets no attention at all: the store is wrong then,
-    and no uniform map is put in its place.
+    Raises VlmlakeError if one of those softmax rows does not sum to 1, looks ahead, or gives the image nothing at all:
+    the store is wrong then, and no uniform map is put in its place.
     """
     weights = _query_weights(data, queries)
-    rows = data["attention"].sel(layer=data["layer"].values[data["layer"].values != EMBED])
-    mean = (rows.where(weights > 0, 0).fillna(0) * weights).sum("query").mean("head")
-    prefix_tokens = data.sizes["prefix_token"]
-    on_prefix = mean.isel(key=slice(0, prefix_tokens)).rename(key="prefix_token")
-    found = xr.Dataset({"on_image": on_prefix.where(_image_tokens(data), 0), "sums": mean.sum("key")}).compute()
-    on_image, sums = found["on_image"], found["sums"]
     asked = weights.sum("query") > 0
-    wrong = (abs(sums - 1) > ROW_SUM_TOLERANCE) & asked
-    if wrong.any():
-        first = sums.where(wrong, drop=True).isel(example=0, layer=0)
-        raise VlmlakeError(
-            f"attention of example {first['example'].item()} at {first['layer'].item()} sums to "
-            f"{float(first):.4f}, expected 1: the stored rows are damaged"
-        )
-    mass = on_image.sum("prefix_token")
-    if bool(((mass <= 0) & asked).any()):
-        raise VlmlakeError(f"some example of run {data.attrs['run']} gives its image no attention at all")
-    maps: xr.DataArray = (on_image / mass).where(asked).transpose("example", "layer", "prefix_token")
+    rows = data["attention"].sel(layer=data["layer"].values[data["layer"].values != EMBED])
+    rows = rows.where(weights > 0, 0).fillna(0)
+    prefix_tokens = data.sizes["prefix_token"]
+    on_prefix = (rows * weights).sum("query").mean("head").isel(key=slice(0, prefix_tokens)).rename(key="prefix_token")
+    key, query = (
+        xr.DataArray(np.arange(data.sizes["key"]), dims="key"),
+        xr.DataArray(np.arange(weights.sizes["query"]), dims="query"),
+    )
+    found = xr.Dataset(
+        {
+            "on_image": on_prefix.where(_image_tokens(data), 0),
+            "off_one": abs(rows.sum("key") - 1).where(weights > 0, 0).max(["head", "query"]),
+            "ahead": rows.where(key > prefix_tokens + query, 0).max(["head", "query", "key"]),
+        }
+    ).compute()
+    _refuse_rows(found["off_one"] > ROW_SUM_TOLERANCE, "do not sum to 1")
+    _refuse_rows(found["ahead"] > 0, "look at tokens after their own")
+    mass = found["on_image"].sum("prefix_token")
+    _refuse_rows((mass <= 0) & asked, "give the image nothing at all")
+    maps: xr.DataArray = (found["on_image"] / mass).where(asked).transpose("example", "layer", "prefix_token")
     return maps
+
+
+def _refuse_rows(wrong: xr.DataArray, what: str) -> None:
+    if wrong.any():
+        first = wrong.transpose("example", "layer").where(wrong, drop=True).isel(example=0)
+        layer = first["layer"].values[int(np.flatnonzero(first == 1)[0])]
+        raise VlmlakeError(
+            f"attention rows of example {first['example'].item()} at {layer} {what}: the store is damaged"
+        )
 
 
 def _query_weights(data: xr.Dataset, queries: str) -> xr.DataArray:

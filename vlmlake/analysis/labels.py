@@ -41,12 +41,17 @@ RULES: dict[str, Callable[[str, str], Verdict]] = {
 DEFAULT_RULE = "pope_official"
 
 
+def require_rule(rule: str) -> None:
+    """Raises VlmlakeError unless `rule` is one of RULES."""
+    if rule not in RULES:
+        raise VlmlakeError(f"unknown label rule {rule}: expected one of {', '.join(RULES)}")
+
+
 def correctness(answers: Iterable[str], golds: Iterable[str], rule: str = DEFAULT_RULE) -> np.ndarray:
     """Verdicts as floats: 1 right, 0 wrong, NaN unparsed. Shape [n], float64.
 
     Raises VlmlakeError for an unknown rule.
     """
-    if rule not in RULES:
-        raise VlmlakeError(f"unknown label rule {rule}: expected one of {', '.join(RULES)}")
+    require_rule(rule)
     verdicts = (RULES[rule](answer, gold) for answer, gold in zip(answers, golds, strict=True))
     return np.array([np.nan if verdict is None else float(verdict) for verdict in verdicts])

@@ -15,57 +15,85 @@ from vlmlake.analysis.labels import DEFAULT_RULE
 from vlmlake.analysis.samples import Sample, sample
 from vlmlake.analysis.statistics import auroc, require_two_classes, weighted_auroc
 from vlmlake.errors import VlmlakeError
-from vlmlake.store_schema.schema import PROMPT_LAST
+from vlmlake.store_schema.schema import PROMPT_LAST, position_names
 
 FOLDS = 5
 INNER_FOLDS = 4
 BASELINES = {"first_log_prob": 1.0, "first_gap": 1.0, "first_entropy": -1.0}
 """Scores that the output alone gives, with the sign that makes higher mean surer."""
 
+FIRST_ANSWER = position_names(1)[1]
+
 Fold = tuple[np.ndarray, np.ndarray]
 
 
 def probes(data: xr.Dataset, rule: str = DEFAULT_RULE, seed: int = 0) -> list[dict[str, Any]]:
-    """AUROC of correctness out of fold, per layer at prompt_last; rows of tables.RESULTS.
+    """AUROC of correctness out of fold, per layer, at prompt_last and at the answer's first token.
 
     Features are standardised inside the fold, the classifier is an L2 logistic regression, folds are grouped by image,
     pairs of one fold are compared, intervals resample images. Metrics: `probe` per layer; `probe_nested`, its layer
-    chosen on inner folds; `probe_shuffled` per layer, the same on permuted labels; and the output-side BASELINES, which
-    need no training, on the same folds.
+    chosen on inner folds; `probe_shuffled` per layer, the same on permuted labels; and, at prompt_last, the output-side
+    BASELINES, which need no training, on the same folds. Returns rows of tables.RESULTS.
 
-    Method: methods of arXiv 2605.08200, made leak-free by grouping. Raises VlmlakeError for a single class or fewer
-    images than folds.
+    Method: methods of arXiv 2605.08200, made leak-free by grouping.
+
+    Raises VlmlakeError for a single class, fewer images than folds, or too few errors.
     """
-    chosen = sample(data, rule=rule)
+    asked = sample(data, rule=rule)
+    told = asked.where(asked.data["answer_tokens"].values > 0, "without an answer token")
+    rows = _probe_position(asked, PROMPT_LAST, "", seed)
+    folds = grouped_folds(asked.correct, asked.images, FOLDS, seed)
+    for name, sign in BASELINES.items():
+        estimate = auroc(sign * asked.data[name].values, asked.correct, asked.images, seed, fold_numbers(folds))
+        rows.append(asked.row(name, "auroc", estimate, position=PROMPT_LAST))
+    try:
+        return rows + _probe_position(told, FIRST_ANSWER, "can read the answer itself", seed)
+    except VlmlakeError as error:
+        return [*rows, asked.refusal("probe", "auroc", error, position=FIRST_ANSWER)]
+
+
+def _probe_position(chosen: Sample, position: str, note: str, seed: int) -> list[dict[str, Any]]:
     folds = grouped_folds(chosen.correct, chosen.images, FOLDS, seed)
     shuffled = np.random.default_rng(seed).permutation(chosen.correct)
-    states = chosen.data["readout_states"].sel(position=PROMPT_LAST)
+    shuffled_folds = grouped_folds(shuffled, chosen.images, FOLDS, seed)
+    states = chosen.data["readout_states"].sel(position=position)
     features = {str(name): states.sel(layer=name).values for name in states["layer"].values}
     constant = [name for name, values in features.items() if np.ptp(values, axis=0).max() == 0]
     features = {name: values for name, values in features.items() if name not in constant}
+    if not features:
+        raise VlmlakeError(f"readout states at {position} are the same for all {len(chosen)} examples in every layer")
     scores = {name: out_of_fold(values, chosen.correct, folds) for name, values in features.items()}
-    noise = {name: out_of_fold(values, shuffled, folds) for name, values in features.items()}
     nested, picked = _nested(features, scores, chosen, folds, seed)
 
-    def row(metric: str, scored: np.ndarray, correct: np.ndarray = chosen.correct, **more: Any) -> dict[str, Any]:
-        estimate = auroc(scored, correct, chosen.images, seed, strata=fold_numbers(folds))
-        return chosen.row(metric, "auroc", estimate, position=PROMPT_LAST, **more)
+    def row(metric: str, scored: np.ndarray, layer: str, **more: Any) -> dict[str, Any]:
+        estimate = auroc(scored, chosen.correct, chosen.images, seed, fold_numbers(folds))
+        return chosen.row(metric, "auroc", estimate, position=position, layer=layer, **{"note": note, **more})
+
+    def shuffled_row(values: np.ndarray, layer: str) -> dict[str, Any]:
+        noise = out_of_fold(values, shuffled, shuffled_folds)
+        estimate = auroc(noise, shuffled, chosen.images, seed, fold_numbers(shuffled_folds))
+        return chosen.row("probe_shuffled", "auroc", estimate, position=position, layer=layer)
 
     return [
-        *(_refusal(chosen, name) for name in constant),
-        *(row("probe", values, layer=name) for name, values in scores.items()),
-        row("probe_nested", nested, layer="chosen", note=f"layers {picked}"),
-        *(row("probe_shuffled", values, shuffled, layer=name) for name, values in noise.items()),
-        *(row(name, sign * chosen.data[name].values) for name, sign in BASELINES.items()),
+        *(_refusal(chosen, name, position) for name in constant),
+        *(row("probe", values, name) for name, values in scores.items()),
+        row("probe_nested", nested, "chosen", note="; ".join(filter(None, [note, f"layers {picked}"]))),
+        *(shuffled_row(values, name) for name, values in features.items()),
     ]
 
 
 def grouped_folds(correct: np.ndarray, images: np.ndarray, folds: int, seed: int) -> list[Fold]:
     """Train and test indices; all examples of an image fall into one fold, classes are balanced as far as that allows.
 
-    Raises VlmlakeError if there is one class, fewer images than folds, or a fold whose training part has one class.
+    Raises VlmlakeError if a class has fewer members than folds, if there are fewer images than folds, or if a training
+    part is left with one class.
     """
     require_two_classes(correct)
+    rarest = int(min(correct.sum(), len(correct) - correct.sum()))
+    if rarest < folds:
+        raise VlmlakeError(
+            f"{rarest} answers of one class cannot be spread over {folds} folds: too few errors to probe"
+        )
     there = len(set(images))
     if there < folds:
         raise VlmlakeError(f"{there} images cannot be cut into {folds} folds: expected at least one image a fold")
@@ -119,6 +147,6 @@ def _nested(
     return nested, ", ".join(picked)
 
 
-def _refusal(chosen: Sample, layer: str) -> dict[str, Any]:
+def _refusal(chosen: Sample, layer: str, position: str) -> dict[str, Any]:
     error = VlmlakeError(f"readout states at {layer} are the same for all {len(chosen)} examples")
-    return chosen.refusal("probe", "auroc", error, layer=layer, position=PROMPT_LAST)
+    return chosen.refusal("probe", "auroc", error, layer=layer, position=position)

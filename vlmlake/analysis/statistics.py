@@ -59,13 +59,15 @@ def auroc(
     two models have no common zero. (Pooled, pure noise scores below one half: a fold with fewer right answers was
     trained on more of them.)
 
-    Raises VlmlakeError if there is one class only.
+    Raises VlmlakeError if there is one class only, or no stratum that holds both.
     """
     require_two_classes(correct)
     _, cluster = np.unique(images, return_inverse=True)
     clusters = int(cluster.max()) + 1
     drawn = np.random.default_rng(seed).multinomial(clusters, np.full(clusters, 1 / clusters), size=RESAMPLES)
     whole = weighted_auroc(scores, correct, np.ones((1, len(scores))), strata)[0]
+    if np.isnan(whole):
+        raise VlmlakeError("no fold holds right and wrong answers together: too few of one of them")
     low, high = np.nanquantile(weighted_auroc(scores, correct, drawn[:, cluster], strata), (0.025, 0.975))
     return Estimate(float(whole), float(low), float(high))
 

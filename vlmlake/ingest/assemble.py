@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import ceil
 
 import numpy as np
 
 from vlmlake.ingest.families.base import ImageInputs, Prompt
 from vlmlake.ingest.generation import Pass
-from vlmlake.store_schema.schema import ROLES, TOKENS_A_CHUNK, Extents
+from vlmlake.store_schema.schema import ROLES, Extents
 
 
 def batch_arrays(
@@ -21,8 +20,7 @@ def batch_arrays(
     key has attention 0.
     """
     lengths = [prompt.suffix_length + answer.captured for prompt, answer in zip(prompts, run.answers, strict=True)]
-    # Whole chunks, so that what an interrupted writer left in them cannot show through.
-    tokens = min(extents.tokens, ceil(max(lengths) / TOKENS_A_CHUNK) * TOKENS_A_CHUNK)
+    tokens = max(lengths)
     positions = 1 + max(answer.captured for answer in run.answers)
     examples = len(prompts)
     arrays = {

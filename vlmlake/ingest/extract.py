@@ -64,6 +64,7 @@ def extract(job: Job, report: Callable[[Progress], None] = lambda progress: None
         Question(example, digests[example.image_path], family.prompt(example.question, grids[example.image_path]))
         for example in examples
     ]
+    _require_room(family, questions, job.answer_tokens)
     batches = plan_batches([question.image_sha256 for question in questions], job.batch_size)
     record = run_record(job, family, questions, batches)
 
@@ -114,11 +115,21 @@ def _commit_job(
     return commit
 
 
+def _require_room(family: Family, questions: Sequence[Question], answer_tokens: int) -> None:
+    longest = max(questions, key=lambda question: len(question.prompt.ids))
+    needed = len(longest.prompt.ids) + answer_tokens
+    if needed > family.longest_sequence:
+        raise VlmlakeError(
+            f"example {longest.example.id} needs {needed} tokens with its answer, the model's positions reach "
+            f"{family.longest_sequence}: shorten the question or --answer-tokens"
+        )
+
+
 def _image_inputs(family: Family, path: Path) -> ImageInputs:
     try:
         with Image.open(path) as image:
             return family.image_inputs(image)
-    except (UnidentifiedImageError, OSError) as error:
+    except (UnidentifiedImageError, Image.DecompressionBombError, OSError) as error:
         raise VlmlakeError(f"cannot read the image {path}: {error}") from error
 
 

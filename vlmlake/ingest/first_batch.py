@@ -26,7 +26,7 @@ def check_first_batch(
 ) -> None:
     """Raises VlmlakeError naming the layer, and the head for attention, where the capture is wrong."""
     _check_rows(run, prompts)
-    _check_against_eager(family, run, images[prefix_of[0]], prompts[0])
+    _check_against_eager(family, run, images, prompts[0], prefix_of[0])
 
 
 def _check_rows(run: Pass, prompts: Sequence[Prompt]) -> None:
@@ -49,7 +49,7 @@ def _refuse(what: str, worst: np.ndarray, tolerance: float) -> None:
 
 
 @torch.inference_mode()
-def _check_against_eager(family: Family, run: Pass, image: ImageInputs, prompt: Prompt) -> None:
+def _check_against_eager(family: Family, run: Pass, images: Sequence[ImageInputs], prompt: Prompt, prefix: int) -> None:
     ids = torch.from_numpy(prompt.ids).long()[None].to(family.device)
     rows: list[torch.Tensor] = []
     hooks = [
@@ -59,16 +59,16 @@ def _check_against_eager(family: Family, run: Pass, image: ImageInputs, prompt: 
     family.model.set_attn_implementation({"text_config": "eager"})
     try:
         with recording(family, attention=False) as plain:
-            family.model(input_ids=ids, **family.stack_images([image]), use_cache=False, logits_to_keep=1)
+            family.model(input_ids=ids, **family.stack_images([images[prefix]]), use_cache=False, logits_to_keep=1)
     finally:
         family.model.set_attn_implementation({"text_config": IMPLEMENTATION})
         for hook in hooks:
             hook.remove()
-    tolerance = TOLERANCES[family.model.dtype]
+    tolerance = TOLERANCES.get(family.model.dtype, 1e-4)
     padding = run.width - prompt.suffix_length
     split = prompt.split
     for layer, states in enumerate(plain.states[0].float().cpu().numpy()):
-        ours = np.concatenate([run.prefix_states[0, layer], run.states[0, layer, padding : run.width]])
+        ours = np.concatenate([run.prefix_states[prefix, layer], run.states[0, layer, padding : run.width]])
         difference = np.abs(ours - states).max() / max(1.0, np.abs(states).max())
         if not difference <= tolerance:
             raise VlmlakeError(

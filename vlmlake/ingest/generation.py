@@ -122,14 +122,15 @@ def run_batch(
 
     streams = np.concatenate(states, axis=2)
     prefix_states = prefix.states.float().cpu().numpy()
-    if not (np.isfinite(prefix_states).all() and np.isfinite(streams).all()):
-        raise VlmlakeError("the model's residual stream holds NaN or infinity: load it in a wider dtype")
+    scores_of_steps = np.stack(logits, axis=1)
+    if not (np.isfinite(prefix_states).all() and np.isfinite(streams).all()) or np.isnan(scores_of_steps).any():
+        raise VlmlakeError("the model's residual stream or logits hold NaN or infinity: load it in a wider dtype")
     return Pass(
         width=width,
         prefix_states=prefix_states,
         states=streams,
         attention=tuple(attention),
-        logits=np.stack(logits, axis=1),
+        logits=scores_of_steps,
         answers=_answers(np.stack(chosen, axis=1), np.stack(log_probs, axis=1), logits[0], family.end_tokens),
     )
 
@@ -151,7 +152,8 @@ def _answers(
     """Cut every row after its first end token. chosen, log_probs: [examples, steps]."""
     shifted = first_logits - first_logits.max(-1, keepdims=True)
     normed = shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
-    entropies = -(np.exp(normed) * normed).sum(-1)
+    probabilities = np.exp(normed)
+    entropies = -(probabilities * np.where(probabilities > 0, normed, 0)).sum(-1)
     two_largest = np.sort(first_logits, axis=-1)[:, -2:]
     answers = []
     for number, row in enumerate(chosen):

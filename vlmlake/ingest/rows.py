@@ -32,14 +32,14 @@ def batch_rows(
             "batch": batch.number,
             "row": batch.number * record.extents.example_rows + place,
             "prefix": batch.number * record.extents.prefix_rows + batch.prefix_of[place],
-            **_example_columns(family, question),
+            **_example_columns(question),
             **_answer_columns(family, answer),
         }
         for place, (question, answer) in enumerate(zip(asked, answers, strict=True))
     ]
 
 
-def _example_columns(family: Family, question: Question) -> dict[str, Any]:
+def _example_columns(question: Question) -> dict[str, Any]:
     example = question.example
     return {
         "example": example.id,
@@ -50,7 +50,7 @@ def _example_columns(family: Family, question: Question) -> dict[str, Any]:
         "question_id": example.question_id,
         "question": example.question,
         "gold": example.gold,
-        "prompt": family.template.format(image="<image>", question=example.question),
+        "prompt": question.prompt.text,
         "prefix_tokens": question.prompt.split,
         "suffix_tokens": question.prompt.suffix_length,
     }
@@ -58,7 +58,7 @@ def _example_columns(family: Family, question: Question) -> dict[str, Any]:
 
 def _answer_columns(family: Family, answer: Answer) -> dict[str, Any]:
     return {
-        "answer": family.tokenizer.decode(answer.ids, skip_special_tokens=True).strip(),
+        "answer": family.tokenizer.decode(answer.ids, skip_special_tokens=True),
         "answer_tokens": answer.captured,
         "token_ids": list(answer.ids),
         "log_probs": list(answer.log_probs),

@@ -49,12 +49,18 @@ def allocate(storage: Storage, record: RunRecord) -> zarr.Group:
 
 
 def open_arrays(storage: Storage, run: str, read_only: bool = True) -> zarr.Group:
-    """The run's group. Raises VlmlakeError if its folder is missing."""
+    """The run's group. Raises VlmlakeError if its folder or an array is missing or its metadata damaged."""
     store = storage.zarr_store(paths.arrays(run), read_only=read_only)
     try:
-        return zarr.open_group(store, mode="r" if read_only else "r+", zarr_format=3, use_consolidated=False)
+        group = zarr.open_group(store, mode="r" if read_only else "r+", zarr_format=3, use_consolidated=False)
+        missing = [spec.name for spec in ARRAYS if spec.name not in group]
     except (FileNotFoundError, GroupNotFoundError) as error:
         raise VlmlakeError(f"run {run} of {storage.url} has no arrays: expected {paths.arrays(run)}") from error
+    except ValueError as error:
+        raise VlmlakeError(f"the metadata in {paths.arrays(run)} of {storage.url} is damaged: {error}") from error
+    if missing:
+        raise VlmlakeError(f"run {run} of {storage.url} lacks the arrays {', '.join(missing)}")
+    return group
 
 
 def write_once(group: zarr.Group, arrays: Arrays) -> None:
@@ -65,16 +71,17 @@ def write_once(group: zarr.Group, arrays: Arrays) -> None:
             target[...] = _stored(spec, arrays[spec.name], target.dtype, where="the whole run")
 
 
-def write_batch(group: zarr.Group, record: RunRecord, number: int, arrays: Arrays) -> dict[str, float]:
+def write_batch(storage: Storage, record: RunRecord, number: int, arrays: Arrays) -> dict[str, float]:
     """Write one batch's shards; returns the largest |x| of every array of activations.
 
     arrays: every array of BATCH_ARRAYS by name, with at most the planned length on each axis: a batch brings its own
-    longest length, and what lies beyond stays unwritten.
+    longest length, and what lies beyond stays unwritten. A shard that an interrupted writer left is replaced whole.
 
     Raises VlmlakeError if a value does not fit the stored dtype, before anything of that array is written.
     """
+    group = open_arrays(storage, record.name, read_only=False)
     largest = {}
-    for spec in BATCH_ARRAYS:
+    for spec, shard in zip(BATCH_ARRAYS, shard_files(record.name, number), strict=True):
         values = arrays[spec.name]
         target = _array(group, spec)
         start = number * record.extents.shard(spec.dimensions[0])
@@ -84,15 +91,24 @@ def write_batch(group: zarr.Group, record: RunRecord, number: int, arrays: Array
             given > there for given, there in zip(values.shape, planned, strict=True)
         ):
             raise ValueError(f"{spec.name} of batch {number} has shape {values.shape}, the plan has {planned}")
-        target[region] = _stored(spec, values, target.dtype, where=f"batch {number}")
+        stored = _stored(spec, values, target.dtype, where=f"batch {number}")
+        if storage.exists(shard):
+            whole = np.full(planned, spec.fill_value, target.dtype)
+            whole[tuple(slice(0, length) for length in values.shape)] = stored
+            target[start : start + planned[0]] = whole
+        else:
+            target[region] = stored
         if spec.kind == "activation":
             largest[spec.name] = float(np.nanmax(np.abs(values)))
     return largest
 
 
-def shard_files(group: zarr.Group, number: int) -> list[str]:
-    """Paths of one batch's shards, relative to the group."""
-    return [f"{spec.name}/c/" + "/".join([str(number), *("0" for _ in spec.dimensions[1:])]) for spec in BATCH_ARRAYS]
+def shard_files(run: str, number: int) -> list[str]:
+    """Paths of one batch's shards, in the order of BATCH_ARRAYS."""
+    return [
+        "/".join([paths.arrays(run), spec.name, "c", str(number), *("0" for _ in spec.dimensions[1:])])
+        for spec in BATCH_ARRAYS
+    ]
 
 
 def _require_layout(array: zarr.Array[Any], spec: ArraySpec, layout: Layout, record: RunRecord) -> None:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import prod
 
-from vlmlake.store_schema.schema import ARRAYS, BATCH_DIMENSIONS, ArraySpec, Extents, layer_names, position_names
+from vlmlake.store_schema.schema import Extents, layer_names, position_names
 
 
 @dataclass(frozen=True)
@@ -91,15 +90,3 @@ def plan_extents(
         hidden=decoder.hidden,
         vocab=decoder.vocab,
     )
-
-
-def planned_bytes(extents: Extents, stored: str) -> dict[str, int]:
-    """Bytes of every array at its planned size, uncompressed, with padding: an upper bound of what is written."""
-    return {spec.name: _bytes(spec, extents, stored) for spec in ARRAYS}
-
-
-def _bytes(spec: ArraySpec, extents: Extents, stored: str) -> int:
-    return prod(extents.length(dimension) for dimension in spec.dimensions) * spec.dtype(stored).itemsize
-
-
-__all__ = ["BATCH_DIMENSIONS", "Batch", "Decoder", "plan_batches", "plan_extents", "planned_bytes"]

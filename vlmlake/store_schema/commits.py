@@ -2,39 +2,52 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
-import zarr
-
+from vlmlake.errors import VlmlakeError
 from vlmlake.store_schema import paths, tables
-from vlmlake.store_schema.arrays import Arrays, allocate, open_arrays, shard_files, write_batch, write_once
-from vlmlake.store_schema.run_record import RunRecord
+from vlmlake.store_schema.arrays import Arrays, allocate, shard_files, write_batch, write_once
+from vlmlake.store_schema.run_record import RunRecord, read_record
 from vlmlake.store_schema.storage import Storage
+
+BATCH_FILE = re.compile(r"(\d{6})\.parquet")
 
 
 def create_run(storage: Storage, record: RunRecord, once: Arrays, vocabulary: Sequence[str]) -> None:
     """Lay out a run, its record last; a run that is already there is left alone.
 
     once: `unembedding` and `final_norm`. vocabulary: the text of every token id.
+
+    Raises VlmlakeError if the run that is there was planned otherwise.
     """
     if storage.exists(paths.run_record(record.name)):
+        there = read_record(storage, record.name)
+        if replace(there, versions={}) != replace(record, versions={}):
+            raise VlmlakeError(
+                f"run {record.name} of {storage.url} was planned otherwise, by {dict(there.versions)}: "
+                f"use those versions, or remove {paths.run_record(record.name)} and its folder"
+            )
         return
     write_once(allocate(storage, record), once)
+    storage.sync(storage.files(paths.arrays(record.name)))
     words = [{"id": number, "text": text} for number, text in enumerate(vocabulary)]
     storage.write(paths.vocabulary(record.name), tables.to_parquet(words, tables.VOCABULARY))
     storage.write(paths.run_record(record.name), record.to_json())
 
 
-def committed_batches(storage: Storage, run: str) -> tuple[int, ...]:
-    """Numbers of the batches that are visible, ascending."""
-    names = storage.names(paths.batches(run))
-    return tuple(sorted(int(name.removesuffix(".parquet")) for name in names if name.endswith(".parquet")))
+def committed_batches(storage: Storage, record: RunRecord) -> tuple[int, ...]:
+    """Numbers of the planned batches that are visible, ascending; other files in the folder are not looked at."""
+    found = (BATCH_FILE.fullmatch(name) for name in storage.names(paths.batches(record.name)))
+    numbers = {int(match[1]) for match in found if match}
+    return tuple(number for number in range(record.extents.batches) if number in numbers)
 
 
 def missing_batches(storage: Storage, record: RunRecord) -> tuple[int, ...]:
     """Numbers of the planned batches that nobody has committed yet, ascending."""
-    done = set(committed_batches(storage, record.name))
+    done = set(committed_batches(storage, record))
     return tuple(number for number in range(record.extents.batches) if number not in done)
 
 
@@ -45,9 +58,9 @@ def commit_batch(
 
     rows: one mapping per example with the columns of `tables.BATCH`.
     """
-    group: zarr.Group = open_arrays(storage, record.name, read_only=False)
-    largest = write_batch(group, record, number, arrays)
-    shards = [f"{paths.arrays(record.name)}/{file}" for file in shard_files(group, number)]
+    largest = write_batch(storage, record, number, arrays)
+    # A shard of padding only is never written.
+    shards = [shard for shard in shard_files(record.name, number) if storage.exists(shard)]
     storage.sync(shards)
     metadata = {"run": record.name, **{f"largest:{name}": repr(value) for name, value in largest.items()}}
     commit = tables.to_parquet(rows, tables.BATCH, metadata)

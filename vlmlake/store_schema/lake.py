@@ -10,16 +10,20 @@ from typing import Any
 
 import numpy as np
 import polars as pl
+import pyarrow as pa
 import pyarrow.dataset as pads
 import xarray as xr
 
-from vlmlake.errors import VlmlakeError
+from vlmlake.errors import UnknownNameError, VlmlakeError
 from vlmlake.store_schema import paths, tables
 from vlmlake.store_schema.arrays import open_arrays
 from vlmlake.store_schema.commits import committed_batches
-from vlmlake.store_schema.run_record import RunRecord
+from vlmlake.store_schema.run_record import RunRecord, read_record
 from vlmlake.store_schema.schema import ARRAYS, FORMAT_VERSION, ROLES
 from vlmlake.store_schema.storage import Storage
+
+WHOLE_DIMENSIONS = ("head", "token", "prefix_token", "query", "key", "hidden", "vocab")
+"""Axes that a Dask chunk holds whole: one task reads one layer or position of one batch."""
 
 EXAMPLE_COORDINATES = (
     "dataset",
@@ -49,9 +53,9 @@ def open_lake(url: str, storage_options: Mapping[str, Any] | None = None) -> Lak
     storage = Storage.at(url, storage_options)
     try:
         header = json.loads(storage.read(paths.LAKE))
-    except FileNotFoundError as error:
+    except (FileNotFoundError, NotADirectoryError) as error:
         raise VlmlakeError(f"no lake at {url}: expected {paths.LAKE} there; `vlmlake extract` writes one") from error
-    except json.JSONDecodeError as error:
+    except ValueError as error:
         raise VlmlakeError(f"{paths.LAKE} of {url} is not valid JSON: {error}") from error
     written = header.get("format_version") if isinstance(header, dict) else None
     if not isinstance(written, int):
@@ -94,14 +98,13 @@ class Lake(Mapping[str, xr.Dataset]):
         return tuple(name for name in names if self.storage.exists(paths.run_record(name)))
 
     def run(self, name: str) -> Run:
-        """One run by its name or its model's short name. Raises VlmlakeError if none or several fit."""
+        """One run by its name or its model's short name. Raises UnknownNameError if none or several fit."""
         runs = self.runs
         fitting = [run for run in runs if run == name] or [run for run in runs if run.rpartition("-")[0] == name]
         if len(fitting) != 1:
             found = f"the runs {', '.join(fitting)} all fit" if fitting else f"there are {', '.join(runs) or 'none'}"
-            raise VlmlakeError(f"no single run named {name} in {self.url}: {found}")
-        record = RunRecord.from_json(self.storage.read(paths.run_record(fitting[0])))
-        return Run(self.storage, record)
+            raise UnknownNameError(f"no single run named {name} in {self.url}: {found}")
+        return Run(self.storage, read_record(self.storage, fitting[0]))
 
     def __getitem__(self, name: str) -> xr.Dataset:
         return self.run(name).dataset()
@@ -129,7 +132,7 @@ class Lake(Mapping[str, xr.Dataset]):
         batch_tables = {"examples": tables.EXAMPLES, "answers": tables.ANSWERS}
         if table not in batch_tables:
             raise VlmlakeError(f"no table named {table}: there are examples, answers and results")
-        files = [path for run in self.runs for path in _batch_files(self.storage, run)]
+        files = [path for name in self.runs for path in self.run(name).batch_files()]
         return tables.scan(self.storage, files, batch_tables[table])
 
     def table(self, name: str) -> pl.DataFrame:
@@ -140,9 +143,8 @@ class Lake(Mapping[str, xr.Dataset]):
         files = []
         for analysis in self.storage.names(paths.RESULTS):
             for run in self.storage.names(f"{paths.RESULTS}/{analysis}"):
-                path = paths.results(analysis, run)
-                if self.storage.exists(path):
-                    files.append(path)
+                folder = f"{paths.RESULTS}/{analysis}/{run}"
+                files += [f"{folder}/{name}" for name in self.storage.names(folder) if _is_table(name)]
         return files
 
 
@@ -160,11 +162,15 @@ class Run:
     @property
     def batches_done(self) -> int:
         """How many of `record.extents.batches` are committed."""
-        return len(committed_batches(self.storage, self.name))
+        return len(committed_batches(self.storage, self.record))
+
+    def batch_files(self) -> list[str]:
+        """Paths of the commits, one Parquet file per committed batch."""
+        return [paths.batch(self.name, number) for number in committed_batches(self.storage, self.record)]
 
     def examples(self) -> pl.DataFrame:
         """One row per committed example with the columns of both tables, examples and answers, in row order."""
-        return _frame(tables.scan(self.storage, _batch_files(self.storage, self.name), tables.BATCH)).sort("row")
+        return _frame(tables.scan(self.storage, self.batch_files(), tables.BATCH)).sort("row")
 
     @cached_property
     def vocabulary(self) -> tuple[str, ...]:
@@ -184,10 +190,13 @@ class Run:
             open_arrays(self.storage, self.name).store,
             consolidated=False,
             mask_and_scale=False,
-            chunks={"example": extents.example_rows, "prefix": extents.prefix_rows, "layer": 1, "position": 1},
-        )
-        arrays = arrays.chunk(
-            {name: -1 for name in ("head", "token", "prefix_token", "query", "key") if name in arrays.dims}
+            chunks={
+                **dict.fromkeys(WHOLE_DIMENSIONS, -1),
+                "example": extents.example_rows,
+                "prefix": extents.prefix_rows,
+                "layer": 1,
+                "position": 1,
+            },
         )
         prefixes = np.unique(examples["prefix"].to_numpy())
         arrays = _rows(arrays, "example", examples["row"].to_numpy())
@@ -239,12 +248,15 @@ class Run:
         return {spec.name: self.storage.size(f"{paths.arrays(self.name)}/{spec.name}") for spec in ARRAYS}
 
 
-def _batch_files(storage: Storage, run: str) -> list[str]:
-    return [paths.batch(run, number) for number in committed_batches(storage, run)]
+def _is_table(name: str) -> bool:
+    return name.endswith(".parquet") and not name.startswith(".")
 
 
 def _frame(dataset: pads.Dataset) -> pl.DataFrame:
-    frame = pl.from_arrow(dataset.to_table())
+    try:
+        frame = pl.from_arrow(dataset.to_table())
+    except (pa.ArrowInvalid, OSError) as error:
+        raise VlmlakeError(f"a table cannot be read: {str(error).splitlines()[0]}") from error
     assert isinstance(frame, pl.DataFrame)
     return frame
 

@@ -32,6 +32,6 @@ def batch(run: str, number: int) -> str:
     return f"{batches(run)}/{number:06d}.parquet"
 
 
-def results(analysis: str, run: str) -> str:
-    """What one analysis found in one run."""
-    return f"{RESULTS}/{analysis}/{run}/results.parquet"
+def results(analysis: str, run: str, rule: str) -> str:
+    """What one analysis found in one run under one label rule."""
+    return f"{RESULTS}/{analysis}/{run}/{rule}.parquet"

@@ -8,7 +8,10 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from vlmlake.errors import VlmlakeError
+from vlmlake.store_schema import paths
 from vlmlake.store_schema.schema import Extents
+from vlmlake.store_schema.storage import Storage
 
 JsonObject = Mapping[str, Any]
 
@@ -43,10 +46,21 @@ class RunRecord:
 
     @classmethod
     def from_json(cls, text: bytes) -> RunRecord:
+        """Raises ValueError, TypeError or KeyError if `text` is not what `to_json` writes."""
         fields = json.loads(text)
-        for name in ("layers", "positions"):
-            fields[name] = tuple(fields[name])
-        return cls(**{**fields, "extents": Extents(**fields["extents"])})
+        labels = {name: tuple(fields[name]) for name in ("layers", "positions")}
+        return cls(**{**fields, **labels, "extents": Extents(**fields["extents"])})
+
+
+def read_record(storage: Storage, run: str) -> RunRecord:
+    """The record of a run that is there. Raises VlmlakeError if it is damaged."""
+    try:
+        return RunRecord.from_json(storage.read(paths.run_record(run)))
+    except (ValueError, TypeError, KeyError) as error:
+        raise VlmlakeError(
+            f"{paths.run_record(run)} of {storage.url} is damaged ({type(error).__name__}: {error}): "
+            "expected what vlmlake extract writes"
+        ) from error
 
 
 def fingerprint(value: object) -> str:

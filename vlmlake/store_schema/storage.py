@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import posixpath
-import tempfile
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
+from uuid import uuid4
 
 import fsspec
 from fsspec.implementations.asyn_wrapper import AsyncFileSystemWrapper
@@ -32,8 +33,10 @@ class Storage:
 
         Listings are never cached, so that another machine's commit is seen at once.
 
-        Raises VlmlakeError if the protocol is unknown or its package is not installed.
+        Raises VlmlakeError if the URL is empty, its protocol unknown or the protocol's package not installed.
         """
+        if not url:
+            raise VlmlakeError("the URL of the lake is empty: expected a folder or a URL like s3://bucket/lake")
         try:
             fs, root = fsspec.core.url_to_fs(url, use_listings_cache=False, **(options or {}))
         except (ValueError, ImportError) as error:
@@ -77,24 +80,28 @@ class Storage:
             return
         folder = os.path.dirname(full)
         os.makedirs(folder, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=folder, prefix=".writing-")
+        temporary = posixpath.join(folder, f".writing-{uuid4().hex}")
         try:
-            with os.fdopen(handle, "wb") as file:
+            with open(temporary, "xb") as file:
                 file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(temporary, full)
         except BaseException:
-            os.unlink(temporary)
+            with suppress(FileNotFoundError):
+                os.unlink(temporary)
             raise
         _sync_path(folder)
 
+    def files(self, folder: str) -> list[str]:
+        """Paths of all files below `folder`, in any depth; none where the folder is missing."""
+        return sorted(posixpath.relpath(path, self.root) for path in self.fs.find(self.full(folder)))
+
     def sync(self, paths: Iterable[str]) -> None:
-        """Wait until local files at `paths` are on the disk; object stores promise that with every answer."""
+        """Wait until the content of local files is on the disk; object stores promise that with every answer."""
         if self.local:
             for path in paths:
-                if self.exists(path):
-                    _sync_path(self.full(path))
+                _sync_path(self.full(path))
 
     def zarr_store(self, path: str, read_only: bool) -> Store:
         """The folder `path` as a zarr store. Local disks get LocalStore, which replaces files whole."""

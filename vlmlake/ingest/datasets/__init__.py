@@ -24,7 +24,7 @@ def load_dataset(spec: str, images: Path | None = None) -> list[Example]:
     if not separator or kind not in LOADERS:
         known = ", ".join(f"{name}:PATH" for name in LOADERS)
         raise VlmlakeError(f"unknown kind of dataset in {spec!r}: expected {known}")
-    examples = LOADERS[kind](Path(path), images)
+    examples = LOADERS[kind](Path(path).expanduser(), images and images.expanduser())
     if not examples:
         raise VlmlakeError(f"the dataset {spec} is empty: it has no rows")
     _check_unique(spec, examples)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from vlmlake.errors import VlmlakeError
@@ -12,6 +12,7 @@ from vlmlake.ingest.datasets.example import Example
 
 SPLITS = ("random", "popular", "adversarial")
 FIELDS = ("question_id", "image", "text", "label")
+ROW_WANTED = f"expected an object with the keys {', '.join(FIELDS)}"
 
 
 def load(path: Path, images: Path | None) -> list[Example]:
@@ -49,47 +50,58 @@ def _rows(file: Path) -> Iterator[tuple[str, Any]]:
     if text.lstrip().startswith("["):
         yield from _array_items(file, text)
         return
-    for number, line in enumerate(text.splitlines(), start=1):
+    for number, line in enumerate(text.split("\n"), start=1):
         if line.strip():
             try:
                 yield f"{file}, line {number}", json.loads(line)
-            except json.JSONDecodeError as error:
-                raise VlmlakeError(
-                    f"{file}, line {number}: not valid JSON ({error.msg}); every line must be one object with the keys "
-                    f"{', '.join(FIELDS)}"
-                ) from error
+            except (ValueError, RecursionError) as error:
+                reason = getattr(error, "msg", error)
+                raise VlmlakeError(f"{file}, line {number}: not valid JSON ({reason}); {ROW_WANTED}") from error
 
 
 def _array_items(file: Path, text: str) -> Iterator[tuple[str, Any]]:
     try:
         items = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise VlmlakeError(f"{file}, line {error.lineno}: not valid JSON ({error.msg})") from error
+    except (ValueError, RecursionError) as error:
+        line, reason = getattr(error, "lineno", 1), getattr(error, "msg", error)
+        raise VlmlakeError(f"{file}, line {line}: not valid JSON ({reason}); {ROW_WANTED}") from error
     for number, item in enumerate(items, start=1):
         yield f"{file}, item {number}", item
 
 
 def _example(file: Path, where: str, row: Any, images: Path) -> Example:
     if not isinstance(row, dict):
-        raise VlmlakeError(f"{where}: expected an object with the keys {', '.join(FIELDS)}, got {type(row).__name__}")
+        raise VlmlakeError(f"{where}: {ROW_WANTED}, got {type(row).__name__}")
     missing = [name for name in FIELDS if name not in row]
     if missing:
-        raise VlmlakeError(f"{where}: no {' and no '.join(missing)}; a row has the keys {', '.join(FIELDS)}")
+        raise VlmlakeError(f"{where}: no {' and no '.join(missing)}; {ROW_WANTED}")
     if row["label"] not in ("yes", "no"):
         raise VlmlakeError(f"{where}: label is {row['label']!r}, expected yes or no")
-    name = str(row["image"])
-    image_path = images / name
-    if not image_path.resolve().is_relative_to(images.resolve()):
+    name = _text(where, row, "image")
+    if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
         raise VlmlakeError(f"{where}: image {name} lies outside {images}")
+    number = row["question_id"]
     return Example(
         dataset=file.stem.removesuffix(f"_{_split(file)}"),
         split=_split(file),
-        question_id=str(row["question_id"]),
+        question_id=str(number) if type(number) is int else _text(where, row, "question_id"),
         image=name,
-        image_path=image_path,
-        question=str(row["text"]),
+        image_path=images / name,
+        question=_text(where, row, "text"),
         gold=row["label"],
     )
+
+
+def _text(where: str, row: dict[str, Any], field: str) -> str:
+    """A field that must be a text: not empty, and such that a file system and a tokenizer can take it."""
+    value = row[field]
+    if not isinstance(value, str) or not value.strip() or "\0" in value:
+        raise VlmlakeError(f"{where}: {field} is {value!r}, expected a text that is not empty")
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise VlmlakeError(f"{where}: {field} is {value!r}, which is not Unicode text ({error.reason})") from error
+    return value
 
 
 def _split(file: Path) -> str:

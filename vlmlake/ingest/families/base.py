@@ -27,9 +27,10 @@ class ImageInputs:
 
 @dataclass(frozen=True)
 class Prompt:
-    """One tokenized prompt, image placeholders expanded.
+    """One tokenized prompt.
 
-    ids, roles: [tokens], int32 and int8 (a place in schema.ROLES). split: tokens before it are the prefix.
+    text: as a user would write it, with one image placeholder; ids and roles have it expanded. ids, roles: [tokens],
+    int32 and int8 (a place in schema.ROLES). split: tokens before it are the prefix.
     """
 
     text: str
@@ -88,6 +89,11 @@ class Family(ABC):
         )
 
     @property
+    def longest_sequence(self) -> int:
+        """How many tokens the decoder's positions reach."""
+        return int(self.model.config.text_config.max_position_embeddings)
+
+    @property
     def end_tokens(self) -> frozenset[int]:
         """Ids that end an answer."""
         for config in (self.model.generation_config, self.model.config.text_config, self.tokenizer):
@@ -116,9 +122,9 @@ class Family(ABC):
         if self.image_token in question:
             raise VlmlakeError(f"the question {question!r} holds the image placeholder {self.image_token}")
         patches = grid[0] * grid[1]
-        before = self.template.partition("{question}")[0].replace("{image}", self.image_token * patches)
-        text = before + question + self.template.partition("{question}")[2]
-        encoded = self.tokenizer(text, return_offsets_mapping=True)
+        opening, _, closing = self.template.partition("{question}")
+        before = opening.replace("{image}", self.image_token * patches)
+        encoded = self.tokenizer(before + question + closing, return_offsets_mapping=True)
         ids = np.asarray(encoded["input_ids"], np.int32)
         image = np.flatnonzero(ids == self.tokenizer.convert_tokens_to_ids(self.image_token))
         if len(image) != patches:
@@ -130,6 +136,7 @@ class Family(ABC):
             elif start >= len(before) + len(question) and end > start:
                 roles[token] = ROLES.index("cue")
         roles[image] = ROLES.index("image")
+        text = opening.replace("{image}", self.image_token) + question + closing
         return Prompt(text, ids, roles, split=int(image[-1]) + 1)
 
     def stack_images(self, images: Sequence[ImageInputs]) -> dict[str, torch.Tensor]:

@@ -27,5 +27,11 @@ class Llava(Family):
                 "which drops the class token, gives image tokens that form a grid"
             )
         pixels = self.image_processor(image.convert("RGB"), return_tensors="pt")["pixel_values"]
+        wanted = config.vision_config.image_size
+        if tuple(pixels.shape[-2:]) != (wanted, wanted):
+            raise VlmlakeError(
+                f"the image processor makes {pixels.shape[-2]} x {pixels.shape[-1]} pixels, the vision tower takes "
+                f"{wanted} x {wanted}: preprocessor_config.json and config.json do not belong together"
+            )
         patch = config.vision_config.patch_size
         return ImageInputs({"pixel_values": pixels}, (pixels.shape[-2] // patch, pixels.shape[-1] // patch))
