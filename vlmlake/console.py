@@ -116,4 +116,5 @@ def size(count: float) -> str:
 def _cell(value: Any) -> str:
     if value is None:
         return ""
-    return f"{value:.4f}" if isinstance(value, float) else str(value)
+    text = f"{value:.4f}" if isinstance(value, float) else str(value)
+    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
