@@ -1,7 +1,8 @@
 """vlmlake: run a vision-language model once, keep what happened inside it, answer later questions from the store."""
 
 from vlmlake.errors import VlmlakeError
-from vlmlake.store_schema.lake import Lake, Run, open_lake
+from vlmlake.store_schema.lake import Lake, open_lake
+from vlmlake.store_schema.run import Run
 
 __version__ = "0.1.0"
 

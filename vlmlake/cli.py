@@ -53,17 +53,21 @@ def extract(
     """
     from vlmlake.console import extract_with_progress, terminal
 
-    extract_with_progress(
-        terminal(),
-        model=model,
-        dataset=dataset,
-        lake=lake,
-        images=images,
-        dtype=dtype,
-        batch_size=batch_size,
-        answer_tokens=answer_tokens,
-        device=device,
-    )
+    try:
+        extract_with_progress(
+            terminal(),
+            model=model,
+            dataset=dataset,
+            lake=lake,
+            images=images,
+            dtype=dtype,
+            batch_size=batch_size,
+            answer_tokens=answer_tokens,
+            device=device,
+        )
+    except KeyboardInterrupt:
+        print("vlmlake: interrupted; committed batches are kept, run the same command to go on", file=sys.stderr)
+        raise typer.Exit(130) from None
 
 
 @app.command()
@@ -167,9 +171,6 @@ def main() -> None:
     except OSError as error:
         print(f"vlmlake: {error.filename or 'input or output'}: {error.strerror or error}", file=sys.stderr)
         sys.exit(2)
-    except KeyboardInterrupt:
-        print("vlmlake: interrupted; committed batches are kept, run the same command to go on", file=sys.stderr)
-        sys.exit(130)
     except ModuleNotFoundError as error:
         if error.name not in ("torch", "transformers", "PIL", "safetensors", "tokenizers"):
             raise

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -60,19 +59,35 @@ def assert_same_lake(url: str, other: str) -> None:
     assert [name for name in ours if ours[name] != theirs[name] and not name.endswith("run.json")] == []
 
 
-def test_a_killed_pass_goes_on_where_it_was(job, uninterrupted):
+def signalled_half_way(job: Job, number: signal.Signals) -> tuple[int, str]:
+    """Start the job as a user would, send it a signal once a quarter is committed; its exit code and standard error."""
     command = [sys.executable, "-m", "vlmlake.cli", "extract", "--model", job.model, "--dataset", job.dataset]
     command += ["--lake", job.lake, "--batch-size", "12", "--answer-tokens", "2"]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     try:
         deadline = time.monotonic() + 120
         while len(list(Path(job.lake).glob("runs/*/batches/*.parquet"))) < BATCHES // 4:
-            assert process.poll() is None, process.stderr.read().decode()
+            assert process.poll() is None, process.stderr.read()
             assert time.monotonic() < deadline, "no batch was committed within two minutes"
             time.sleep(0.005)
+        process.send_signal(number)
+        _, printed = process.communicate(timeout=60)
     finally:
-        os.kill(process.pid, signal.SIGKILL)
-        process.communicate()
+        process.kill()
+    return process.returncode, printed
+
+
+def test_an_interrupted_pass_says_that_it_can_go_on(job):
+    code, printed = signalled_half_way(job, signal.SIGINT)
+    assert code == 130
+    assert printed == "vlmlake: interrupted; committed batches are kept, run the same command to go on\n"
+    lake = open_lake(job.lake)
+    assert 0 < lake.run(lake.runs[0]).batches_done < BATCHES
+
+
+def test_a_killed_pass_goes_on_where_it_was(job, uninterrupted):
+    code, _ = signalled_half_way(job, signal.SIGKILL)
+    assert code == -signal.SIGKILL
 
     lake = open_lake(job.lake)
     (name,) = lake.runs

@@ -68,7 +68,7 @@ def write_once(group: zarr.Group, arrays: Arrays) -> None:
     for spec in ARRAYS:
         if spec.once:
             target = _array(group, spec)
-            target[...] = _stored(spec, arrays[spec.name], target.dtype, where="the whole run")
+            target[...] = _stored(spec, arrays[spec.name], target.dtype, "the whole run")[0]
 
 
 def write_batch(storage: Storage, record: RunRecord, number: int, arrays: Arrays) -> dict[str, float]:
@@ -91,16 +91,14 @@ def write_batch(storage: Storage, record: RunRecord, number: int, arrays: Arrays
             given > there for given, there in zip(values.shape, planned, strict=True)
         ):
             raise ValueError(f"{spec.name} of batch {number} has shape {values.shape}, the plan has {planned}")
-        stored = _stored(spec, values, target.dtype, where=f"batch {number}")
+        stored, largest[spec.name] = _stored(spec, values, target.dtype, f"batch {number}")
         if storage.exists(shard):
             whole = np.full(planned, spec.fill_value, target.dtype)
             whole[tuple(slice(0, length) for length in values.shape)] = stored
             target[start : start + planned[0]] = whole
         else:
             target[region] = stored
-        if spec.kind == "activation":
-            largest[spec.name] = float(np.nanmax(np.abs(values)))
-    return largest
+    return {spec.name: largest[spec.name] for spec in BATCH_ARRAYS if spec.kind == "activation"}
 
 
 def shard_files(run: str, number: int) -> list[str]:
@@ -127,12 +125,12 @@ def _array(group: zarr.Group, spec: ArraySpec) -> zarr.Array[Any]:
     return member
 
 
-def _stored(spec: ArraySpec, values: np.ndarray, dtype: np.dtype, where: str) -> np.ndarray:
-    if dtype == np.float16:
-        largest = float(np.nanmax(np.abs(values), initial=0.0))
-        if largest > FLOAT16_LARGEST:
-            raise VlmlakeError(
-                f"{spec.name} of {where} holds a value of size {largest:.6g}, float16 ends at {FLOAT16_LARGEST:g}: "
-                "run again with --dtype float32"
-            )
-    return values.astype(dtype, copy=False)
+def _stored(spec: ArraySpec, values: np.ndarray, dtype: np.dtype, where: str) -> tuple[np.ndarray, float]:
+    """The values in the dtype of the store, and the largest |x| among them."""
+    largest = float(np.nanmax(np.abs(values), initial=0.0))
+    if dtype == np.float16 and largest > FLOAT16_LARGEST:
+        raise VlmlakeError(
+            f"{spec.name} of {where} holds a value of size {largest:.6g}, float16 ends at {FLOAT16_LARGEST:g}: "
+            "run again with --dtype float32"
+        )
+    return values.astype(dtype, copy=False), largest

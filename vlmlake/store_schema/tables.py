@@ -6,10 +6,12 @@ import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import polars as pl
 import pyarrow as pa
 import pyarrow.dataset as pads
 import pyarrow.parquet as pq
 
+from vlmlake.errors import VlmlakeError
 from vlmlake.store_schema.storage import Storage
 
 KEYS = pa.schema([("run", pa.string()), ("example", pa.string())])
@@ -95,6 +97,16 @@ def to_parquet(
     buffer = io.BytesIO()
     pq.write_table(table.replace_schema_metadata(dict(metadata or {})), buffer)
     return buffer.getvalue()
+
+
+def frame(dataset: pads.Dataset) -> pl.DataFrame:
+    """All rows of a lazy Arrow dataset in memory. Raises VlmlakeError if a file is damaged."""
+    try:
+        rows = pl.from_arrow(dataset.to_table())
+    except (pa.ArrowInvalid, OSError) as error:
+        raise VlmlakeError(f"a table cannot be read: {str(error).splitlines()[0]}") from error
+    assert isinstance(rows, pl.DataFrame)
+    return rows
 
 
 def scan(storage: Storage, paths: Sequence[str], schema: pa.Schema) -> pads.Dataset:
