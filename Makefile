@@ -29,6 +29,8 @@ $(TMPDIR):
 	mkdir -p $@
 
 $(VENV)/installed: pyproject.toml constraints.txt | $(TMPDIR)
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "$(PYTHON) is older than 3.11: name a newer one, as in make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[ingest,dev]"
 	touch $@
