@@ -29,7 +29,7 @@ def _print_version(wanted: bool) -> None:
 
 @app.callback()
 def _root(
-    version: Annotated[
+    show_version: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and stop.")
     ] = False,
 ) -> None:
@@ -52,19 +52,20 @@ def extract(
     Example: vlmlake extract --model llava-hf/llava-1.5-7b-hf --dataset pope:coco --lake ./lake --device cuda
     """
     from vlmlake.console import extract_with_progress, terminal
+    from vlmlake.ingest.job import Job
 
+    job = Job(
+        model=model,
+        dataset=dataset,
+        lake=lake,
+        images=images,
+        dtype=dtype,
+        batch_size=batch_size,
+        answer_tokens=answer_tokens,
+        device=device,
+    )
     try:
-        extract_with_progress(
-            terminal(),
-            model=model,
-            dataset=dataset,
-            lake=lake,
-            images=images,
-            dtype=dtype,
-            batch_size=batch_size,
-            answer_tokens=answer_tokens,
-            device=device,
-        )
+        extract_with_progress(terminal(), job)
     except KeyboardInterrupt:
         print("vlmlake: interrupted; committed batches are kept, run the same command to go on", file=sys.stderr)
         raise typer.Exit(130) from None
@@ -88,7 +89,7 @@ def analyze(
     names: Annotated[list[str] | None, typer.Argument(help="Analyses to run; all by default.")] = None,
     run: Annotated[str | None, typer.Option(help="One run only, by name or model.")] = None,
     rule: Annotated[str, typer.Option(help="Label rule: pope_official, exact or yes_xor_no.")] = "pope_official",
-    seed: Annotated[int, typer.Option(help="Seed of folds and resamples.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of folds and resamples.")] = 0,
 ) -> None:
     """Compute accuracy, probes and spatial entropy from the store alone; results go into the lake.
 
@@ -99,22 +100,11 @@ def analyze(
     from vlmlake.console import print_table, terminal
 
     found = run_analyses(url, tuple(names or ANALYSES), run=run, rule=rule, seed=seed)
-    columns = [
-        "run",
-        "split",
-        "metric",
-        "layer",
-        "position",
-        "statistic",
-        "value",
-        "low",
-        "high",
-        "n",
-        "n_images",
-        "note",
-    ]
-    if found.table.height:
-        print_table(terminal(), found.table.select(columns).to_arrow())
+    for (name,), rows in found.table.group_by("run", maintain_order=True):
+        terminal().print(f"\n{name}, label rule {rule}")
+        shown = ["metric", "split", "layer", "position", "value", "low", "high", "n", "n_images", "note"]
+        empty = [column for column in ("layer", "position", "note") if rows[column].is_null().all()]
+        print_table(terminal(), rows.select(column for column in shown if column not in empty).to_arrow())
     found.raise_refusals()
 
 

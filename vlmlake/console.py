@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
+import rich.progress
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
 from vlmlake.store_schema.lake import Lake
+
+if TYPE_CHECKING:
+    from vlmlake.ingest.job import Job
 
 ROWS_SHOWN = 200
 PIPED_WIDTH = 10_000
@@ -24,45 +28,42 @@ def terminal() -> Console:
     return Console(width=width, markup=False, emoji=False, highlight=False, soft_wrap=True)
 
 
-def extract_with_progress(console: Console, **options: Any) -> str:
-    """Run `ingest.extract` under a progress bar; returns the run's name. options: the fields of `job.Job`."""
-    from vlmlake.ingest.extract import Progress as Done
-    from vlmlake.ingest.extract import extract
-    from vlmlake.ingest.job import Job
+def extract_with_progress(console: Console, job: Job) -> str:
+    """Run `ingest.extract` under a progress bar, which appears once there is progress; returns the run's name."""
+    from vlmlake.ingest.extract import Progress, extract
 
-    columns = (
+    bar = rich.progress.Progress(
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
         TextColumn("{task.fields[rate]:.1f} examples/s, {task.fields[written]}"),
         TimeRemainingColumn(),
+        console=console,
     )
-    with Progress(*columns, console=console) as bar:
-        task = bar.add_task("loading the model", total=None, rate=0.0, written=size(0))
-        begun: list[tuple[float, int]] = []
+    begun: list[tuple[float, int]] = []
 
-        def report(done: Done) -> None:
-            now = bar.get_time()
-            if not begun:
-                begun.append((now, done.done))
-            seconds = now - begun[0][0]
-            rate = (done.done - begun[0][1]) / seconds if seconds > 0 else 0.0
-            bar.update(
-                task,
-                description=done.run,
-                completed=done.done,
-                total=done.total,
-                rate=rate,
-                written=size(done.written),
-            )
+    def report(now: Progress) -> None:
+        if not begun:
+            begun.append((bar.get_time(), now.done))
+            bar.add_task(now.run, total=now.total, completed=now.done, rate=0.0, written=size(0))
+            bar.start()
+        (task,) = bar.task_ids
+        bar.update(task, completed=now.done, rate=rate(now.done), written=size(now.written))
 
-        outcome = extract(Job(**options), report)
+    def rate(done: int) -> float:
         seconds = bar.get_time() - begun[0][0]
+        return (done - begun[0][1]) / seconds if seconds > 0 else 0.0
+
+    try:
+        outcome = extract(job, report)
+    finally:
+        if begun:
+            bar.stop()
     if outcome.computed:
-        rate = outcome.computed / seconds
+        seconds = bar.get_time() - begun[0][0]
         console.print(
             f"{outcome.run}: {outcome.computed} of {outcome.total} examples computed in {seconds:.1f} s "
-            f"({rate:.1f} examples/s), {size(outcome.written)} written",
+            f"({rate(outcome.total):.1f} examples/s), {size(outcome.written)} written",
         )
     else:
         console.print(f"{outcome.run}: all {outcome.total} examples are there, nothing to do")
@@ -116,5 +117,10 @@ def size(count: float) -> str:
 def _cell(value: Any) -> str:
     if value is None:
         return ""
-    text = f"{value:.4f}" if isinstance(value, float) else str(value)
+    text = _number(value) if isinstance(value, float) else str(value)
     return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
+
+
+def _number(value: float) -> str:
+    """Four decimals where they tell something, else powers of ten."""
+    return f"{value:.4f}" if value == 0 or 1e-3 <= abs(value) < 1e6 else f"{value:.3e}"

@@ -23,6 +23,7 @@ ANSWER_TOKENS = 4
 def run_demo(console: Console, folder: Path, images: int, seed: int = 1) -> None:
     """Make a small lake below `folder` and print what it tells. Running it again finds the lake and only answers."""
     from vlmlake.ingest.datasets.shapes import write_benchmark
+    from vlmlake.ingest.job import Job
 
     started = time.monotonic()
     scenes, lake = folder / f"scenes-{images}", folder / "lake"
@@ -30,9 +31,8 @@ def run_demo(console: Console, folder: Path, images: int, seed: int = 1) -> None
     console.print(f"1. draw {images} scenes with POPE's three kinds of questions into {scenes}")
     write_benchmark(scenes, images, seed)
     console.print(f"2. run {model.name} once over them and keep what happened inside it in {lake}")
-    run = extract_with_progress(
-        console, model=str(model), dataset=f"pope:{scenes}", lake=str(lake), answer_tokens=ANSWER_TOKENS
-    )
+    job = Job(model=str(model), dataset=f"pope:{scenes}", lake=str(lake), answer_tokens=ANSWER_TOKENS)
+    run = extract_with_progress(console, job)
     console.print("3. answer from the store, without the model")
     found = analyze(str(lake), run=run)
     found.raise_refusals()
@@ -61,7 +61,7 @@ def _print_answers(console: Console, results: pl.DataFrame) -> None:
     table = Table("question", "where", "value", "95 % interval", "examples", "images", box=None)
     for row in _shown(results).iter_rows(named=True):
         what = {
-            "accuracy": "accuracy",
+            "proportion": row["metric"],
             "auroc": f"AUROC of {row['metric']}",
             "point_biserial": "R of entropy and correctness",
         }[row["statistic"]]
@@ -74,7 +74,7 @@ def _print_answers(console: Console, results: pl.DataFrame) -> None:
 
 def _shown(results: pl.DataFrame) -> pl.DataFrame:
     """Accuracy by split, the probes by layer, and the entropy's R at the answer's tokens, pooled over splits."""
-    accuracy = (pl.col("statistic") == "accuracy") & (pl.col("split") != "all")
+    accuracy = (pl.col("metric") == "accuracy") & (pl.col("split") != "all")
     probed = pl.col("metric").is_in(["probe", "probe_nested", "probe_shuffled", "first_log_prob"]) & (
         pl.col("position") == PROMPT_LAST
     )

@@ -63,6 +63,9 @@ def test_there_is_a_row_for_every_split_query_and_layer():
 def test_examples_without_an_answer_token_are_left_out_and_counted():
     data = planted_run(images=20).compute()
     data["token_role"].values[:7, 4] = -1
+    with pytest.raises(VlmlakeError, match="example planted/random/0 has no spatial entropy at answer"):
+        spatial_entropy(data.chunk())
+    data["answer_tokens"].values[:7] = 0
     (row,) = rows_of(spatial_entropy(data.chunk()), split="all", position="answer", layer="mean")
     assert row["n"] == 113
     assert row["note"] == "7 without an answer token"

@@ -7,7 +7,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from tests.analysis.planted import LAYERS, planted_run
-from vlmlake.analysis.probes import FOLDS, grouped_folds, out_of_fold, probes
+from vlmlake.analysis.probes import FOLDS, correctness_probes, grouped_folds, out_of_fold
 from vlmlake.analysis.samples import sample
 from vlmlake.errors import VlmlakeError
 
@@ -17,7 +17,7 @@ def by_layer(rows, metric, position="prompt_last"):
 
 
 def test_the_signal_is_found_at_its_layer_and_nowhere_else():
-    rows = probes(planted_run(signal_layer="block_1"))
+    rows = correctness_probes(planted_run(signal_layer="block_1"))
     found = by_layer(rows, "probe")
     assert set(found) == set(LAYERS)
     # Two normals two standard deviations apart have AUROC 0.921.
@@ -30,7 +30,7 @@ def test_the_signal_is_found_at_its_layer_and_nowhere_else():
 
 
 def test_an_answers_own_token_is_probed_apart_and_said_to_read_the_answer():
-    rows = probes(planted_run(images=40, signal_layer="block_1"))
+    rows = correctness_probes(planted_run(images=40, signal_layer="block_1"))
     found = by_layer(rows, "probe", "answer_0")
     assert set(found) == set(LAYERS)
     for row in found.values():
@@ -44,7 +44,7 @@ def test_an_answers_own_token_is_probed_apart_and_said_to_read_the_answer():
 def test_without_answer_tokens_only_the_prompt_is_probed():
     data = planted_run(images=30)
     data = data.assign_coords(answer_tokens=("example", np.zeros(180, int)))
-    rows = probes(data)
+    rows = correctness_probes(data)
     assert all(row["value"] is not None for row in rows if row["position"] == "prompt_last")
     (row,) = [row for row in rows if row["position"] == "answer_0"]
     assert row["value"] is None
@@ -52,19 +52,20 @@ def test_without_answer_tokens_only_the_prompt_is_probed():
 
 
 def test_shuffled_labels_are_at_chance_even_where_the_signal_is():
-    for row in by_layer(probes(planted_run(signal_layer="block_1")), "probe_shuffled").values():
+    for row in by_layer(correctness_probes(planted_run(signal_layer="block_1")), "probe_shuffled").values():
         assert row["low"] < 0.5 < row["high"]
 
 
 def test_the_nested_choice_among_noise_layers_is_not_optimistic():
     values = [
-        by_layer(probes(planted_run(images=40, seed=seed)), "probe_nested")["chosen"]["value"] for seed in range(12)
+        by_layer(correctness_probes(planted_run(images=40, seed=seed)), "probe_nested")["chosen"]["value"]
+        for seed in range(12)
     ]
     assert abs(np.mean(values) - 0.5) < 0.04
 
 
 def test_baselines_are_scored_on_the_same_examples():
-    rows = probes(planted_run(signal_layer="block_1"))
+    rows = correctness_probes(planted_run(signal_layer="block_1"))
     for name in ("first_log_prob", "first_gap", "first_entropy"):
         (row,) = [row for row in rows if row["metric"] == name]
         assert row["n"] == by_layer(rows, "probe")["embed"]["n"]
@@ -101,11 +102,11 @@ def test_features_are_standardised_inside_the_fold():
 
 def test_the_same_seed_gives_the_same_rows():
     data = planted_run(images=30)
-    assert probes(data, seed=1) == probes(data, seed=1)
+    assert correctness_probes(data, seed=1) == correctness_probes(data, seed=1)
 
 
 def test_every_row_carries_its_passport():
-    for row in probes(planted_run(images=30)):
+    for row in correctness_probes(planted_run(images=30)):
         assert (row["run"], row["dataset"], row["split"], row["rule"]) == (
             "planted-00000000",
             "planted",
@@ -119,22 +120,22 @@ def test_every_row_carries_its_passport():
 
 def test_what_cannot_be_probed_is_refused_by_name():
     with pytest.raises(VlmlakeError, match="4 images cannot be cut into 5 folds"):
-        probes(planted_run(images=4))
+        correctness_probes(planted_run(images=4))
     rarely = planted_run(images=10)
     answers = rarely["gold"].values.copy()
     answers[:3] = np.where(answers[:3] == "yes", "no", "yes")
     with pytest.raises(VlmlakeError, match="3 answers of one class cannot be spread over 5 folds: too few errors"):
-        probes(rarely.assign_coords(answer=("example", answers)))
+        correctness_probes(rarely.assign_coords(answer=("example", answers)))
     always = planted_run(images=10)
     always = always.assign_coords(answer=("example", always["gold"].values))
     with pytest.raises(VlmlakeError, match="60 of 60 answers are right"):
-        probes(always)
+        correctness_probes(always)
 
 
 def test_a_layer_without_variation_gets_a_reason_instead_of_one_half():
     data = planted_run(images=30, signal_layer="block_1").compute()
     data["readout_states"].values[:, 0, 0] = 1.5
-    rows = probes(data.chunk())
+    rows = correctness_probes(data.chunk())
     embed = by_layer(rows, "probe")["embed"]
     assert embed["value"] is None
     assert embed["note"] == "readout states at embed are the same for all 180 examples"

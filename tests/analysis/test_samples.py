@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from tests.analysis.planted import planted_run
-from vlmlake.analysis.accuracy import accuracy
+from vlmlake.analysis.accuracy import answer_accuracy
 from vlmlake.analysis.samples import sample
 from vlmlake.errors import VlmlakeError
 
@@ -29,11 +29,11 @@ def test_unparsed_answers_are_left_out_and_counted():
     data = data.assign_coords(answer=("example", answers))
     chosen = sample(data, rule="yes_xor_no")
     assert (len(chosen), chosen.note) == (55, "5 unparsed")
-    assert accuracy(data, "yes_xor_no")[0]["note"] == "5 unparsed"
+    assert answer_accuracy(data, "yes_xor_no")[0]["note"] == "5 unparsed"
 
 
 def test_accuracy_by_split_adds_up():
-    rows = {row["split"]: row for row in accuracy(planted_run(images=30))}
+    rows = {row["split"]: row for row in answer_accuracy(planted_run(images=30))}
     assert list(rows) == ["all", "adversarial", "random"]
     assert rows["all"]["n"] == rows["random"]["n"] + rows["adversarial"]["n"] == 180
     pooled = (rows["random"]["value"] + rows["adversarial"]["value"]) / 2

@@ -35,7 +35,8 @@ def run_cli(monkeypatch, capsys):
 
 def one_line(run_cli, *arguments: str) -> str:
     """The one line of standard error of a command that must fail with exit code 2."""
-    code, _, err = run_cli(*arguments)
+    code, out, err = run_cli(*arguments)
+    assert out == "" or arguments[0] != "extract"
     lines = err.strip().splitlines()
     assert code == 2, (code, err)
     assert len(lines) == 1, err
@@ -65,6 +66,11 @@ def test_sql_answers_over_examples_answers_and_results(run_cli, lake_url):
     assert int(run_cli("sql", lake_url, query)[1].split()[1]) > 300
     query = "select count(*) as n from results where metric = 'probe'"
     assert run_cli("sql", lake_url, query)[1].split() == ["n", "10"]
+
+
+def test_small_numbers_are_not_shown_as_zero(run_cli, lake_url):
+    _, out, _ = run_cli("sql", lake_url, "select 1e-9::double as a, 0.0::double as b, 0.25::double as c")
+    assert out.splitlines()[1].split() == ["1.000e-09", "0.0000", "0.2500"]
 
 
 def test_columns_of_one_name_are_all_shown(run_cli, lake_url):
@@ -134,6 +140,8 @@ def extract_arguments(tiny_llava, scenes, tmp_path, **changes):
     [
         ({"model": "/no/such/folder"}, "no model folder at /no/such/folder"),
         ({"model": "./missing"}, "no model folder at ./missing"),
+        ({"model": "tiny-lava"}, "no model folder at tiny-lava"),
+        ({"model": ""}, "the model is empty"),
         ({"dataset": "coco:somewhere"}, "unknown kind of dataset in 'coco:somewhere': expected pope:PATH"),
         ({"dataset": "pope:/no/such/file.json"}, "no POPE questions at /no/such/file.json"),
         ({"dtype": "int8"}, "dtype is int8, expected one of float16, float32"),
@@ -302,6 +310,8 @@ def test_extract_refuses_a_lake_of_a_newer_format(run_cli, tiny_llava, scenes, t
     [
         ("selec 1", "SQL: Parser Error: syntax error"),
         ("select nope from examples", 'SQL: Binder Error: Referenced column "nope" not found'),
+        ("select 1; select 2", "SQL: expected one statement, got 2"),
+        ("", "SQL: expected one statement, got 0"),
         ("select * from nope", "SQL: Catalog Error: Table with name nope does not exist"),
         ("select * from read_csv('/etc/hostname')", "SQL: Permission Error"),
     ],

@@ -62,7 +62,7 @@ def test_the_commands_run_as_printed(shown, monkeypatch, capsys):
 
 def test_the_tiny_model_makes_honest_errors(tiny_llava, tmp_path):
     """On fresh scenes: between 0.80 and 0.93 right on adversarial questions, better on random ones."""
-    from vlmlake.analysis.accuracy import accuracy
+    from vlmlake.analysis.accuracy import answer_accuracy
     from vlmlake.ingest.datasets.shapes import write_benchmark
     from vlmlake.ingest.extract import extract
     from vlmlake.ingest.job import Job
@@ -71,6 +71,6 @@ def test_the_tiny_model_makes_honest_errors(tiny_llava, tmp_path):
     write_benchmark(tmp_path / "scenes", images=250, seed=987_654)
     url = str(tmp_path / "lake")
     run = extract(Job(str(tiny_llava), f"pope:{tmp_path / 'scenes'}", url, answer_tokens=1, batch_size=96)).run
-    rows = {row["split"]: row["value"] for row in accuracy(open_lake(url)[run])}
+    rows = {row["split"]: row["value"] for row in answer_accuracy(open_lake(url)[run])}
     assert 0.80 <= rows["adversarial"] <= 0.93
     assert rows["random"] > rows["adversarial"]

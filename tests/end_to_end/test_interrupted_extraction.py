@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import pytest
 import xarray as xr
 
 from vlmlake import open_lake
+from vlmlake.analysis.analyze import analyze
 from vlmlake.errors import VlmlakeError
 from vlmlake.ingest import extract as extract_module
 from vlmlake.ingest.datasets.shapes import write_benchmark
@@ -159,6 +161,24 @@ def test_a_longer_answer_of_a_killed_attempt_does_not_show_through(job, uninterr
     assert extract(job).computed == 12 * BATCHES
     ours, wanted = open_lake(job.lake)[run].compute(), open_lake(uninterrupted)[run].compute()
     xr.testing.assert_equal(ours, wanted)
+
+
+@pytest.mark.parametrize("array", ["hidden_states", "token_role", "prefix_states"])
+def test_a_batch_that_lost_a_shard_is_not_seen_and_is_written_again(job, uninterrupted, array):
+    run = extract(job).run
+    shutil.rmtree(Path(job.lake) / "runs" / run / "arrays.zarr" / array / "c" / "3")
+    lake = open_lake(job.lake)
+    assert lake.run(run).batches_done == BATCHES - 1
+    assert lake[run].sizes["example"] == lake.table("examples").height == 12 * (BATCHES - 1)
+    assert extract(job).computed == 12
+    assert_same_lake(job.lake, uninterrupted)
+
+
+def test_results_of_an_unfinished_run_say_so(job):
+    run = extract(job).run
+    (Path(job.lake) / "runs" / run / "batches" / "000003.parquet").unlink()
+    notes = analyze(job.lake, ["accuracy"]).table["note"]
+    assert set(notes) == {f"{BATCHES - 1} of {BATCHES} batches"}
 
 
 def test_a_run_planned_otherwise_is_refused(job):

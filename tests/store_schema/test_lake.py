@@ -57,6 +57,10 @@ def test_the_dataset_is_lazy_and_labelled(data):
     assert one.dims == ("token", "hidden")
 
 
+def test_variables_come_in_the_order_of_the_schema(data):
+    assert list(data.data_vars) == [spec.name for spec in ARRAYS]
+
+
 def test_dask_chunks_follow_the_shards(data, lake):
     extents = lake.run("tiny-llava").record.extents
     assert set(data["hidden_states"].chunks[0]) == {extents.example_rows}

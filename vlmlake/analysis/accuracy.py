@@ -11,10 +11,10 @@ from vlmlake.analysis.samples import sample, splits_of
 from vlmlake.analysis.statistics import wilson
 
 
-def accuracy(data: xr.Dataset, rule: str = DEFAULT_RULE, seed: int = 0) -> list[dict[str, Any]]:
+def answer_accuracy(data: xr.Dataset, rule: str = DEFAULT_RULE, seed: int = 0) -> list[dict[str, Any]]:
     """Share of right answers with Wilson's interval, for all splits pooled and each alone; rows of tables.RESULTS."""
     rows = []
     for split in splits_of(data):
         chosen = sample(data, split, rule)
-        rows.append(chosen.row("answer", "accuracy", wilson(int(chosen.correct.sum()), len(chosen))))
+        rows.append(chosen.row("accuracy", "proportion", wilson(int(chosen.correct.sum()), len(chosen))))
     return rows

@@ -16,6 +16,7 @@ from vlmlake.analysis.labels import DEFAULT_RULE, require_rule
 from vlmlake.errors import VlmlakeError
 from vlmlake.store_schema import paths, tables
 from vlmlake.store_schema.lake import open_lake
+from vlmlake.store_schema.run import Run
 
 
 @dataclass(frozen=True)
@@ -44,12 +45,14 @@ def analyze(
     A result replaces the one that the same analysis found before in the same run under the same rule. An analysis that
     refuses a run's data does not keep the others from running.
 
-    Raises VlmlakeError for an unknown analysis, rule or run, or a lake without runs.
+    Raises VlmlakeError for an unknown analysis, rule or run, a negative seed, or a lake without runs.
     """
     unknown = [name for name in names if name not in ANALYSES]
     if unknown:
         raise VlmlakeError(f"unknown analysis {', '.join(unknown)}: expected {', '.join(ANALYSES)}")
     require_rule(rule)
+    if seed < 0:
+        raise VlmlakeError(f"seed is {seed}, expected 0 or more")
     lake = open_lake(url, storage_options)
     runs = [lake.run(run)] if run else [lake.run(name) for name in lake.runs]
     if not runs:
@@ -67,11 +70,18 @@ def analyze(
             except VlmlakeError as error:
                 refusals.append(f"{name} of {one.name}: {error}")
                 continue
-            rows = [{**row, "analysis": name, "code": CODE} for row in found]
+            rows = [{**row, "analysis": name, "code": CODE, "note": _note(row, one)} for row in found]
             lake.storage.write(paths.results(name, one.name, rule), tables.to_parquet(rows, tables.RESULTS))
             written += rows
     table = pl.DataFrame(written, schema=list(tables.RESULTS.names), infer_schema_length=None)
     return Findings(table, tuple(refusals))
+
+
+def _note(row: Mapping[str, Any], run: Run) -> str | None:
+    """A row's own note, and how far the run was where it was not finished."""
+    done, planned = run.batches_done, run.record.extents.batches
+    unfinished = f"{done} of {planned} batches" if done < planned else None
+    return "; ".join(filter(None, [row["note"], unfinished])) or None
 
 
 def _code_id() -> str:

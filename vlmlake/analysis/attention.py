@@ -26,6 +26,8 @@ def spatial_entropy(data: xr.Dataset, rule: str = DEFAULT_RULE, seed: int = 0) -
 
     Method: H_s of arXiv 2605.08200, over ln S. A statistic that cannot be computed is a row without a value whose note
     says why.
+
+    Raises VlmlakeError if stored rows are damaged.
     """
     whole = {queries: normalised_entropy(data, queries) for queries in (ANSWER, PROMPT_LAST)}
     rows = []
@@ -33,11 +35,15 @@ def spatial_entropy(data: xr.Dataset, rule: str = DEFAULT_RULE, seed: int = 0) -
     for split in splits_of(data):
         chosen = sample(labels_only, split, rule)
         for queries, entropy in whole.items():
-            values = entropy.sel(example=chosen.data["example"].values)
-            attending = ~np.isnan(values.values).any(axis=1)
-            part = chosen.where(attending, "without an answer token")
-            per_layer = {str(name): values.sel(layer=name).values[attending] for name in values["layer"].values}
-            per_layer["mean"] = values.values[attending].mean(axis=1)
+            told = chosen.data["answer_tokens"].values > 0
+            part = chosen.where(told, "without an answer token") if queries == ANSWER else chosen
+            values = entropy.sel(example=part.data["example"].values)
+            undefined = np.isnan(values.values).any(axis=1)
+            if undefined.any():
+                example = values["example"].values[np.argmax(undefined)]
+                raise VlmlakeError(f"example {example} has no spatial entropy at {queries}: the store is damaged")
+            per_layer = {str(name): values.sel(layer=name).values for name in values["layer"].values}
+            per_layer["mean"] = values.values.mean(axis=1)
             rows += [_correlation(part, queries, layer, column) for layer, column in per_layer.items()]
     return rows
 

@@ -27,7 +27,7 @@ FIRST_ANSWER = position_names(1)[1]
 Fold = tuple[np.ndarray, np.ndarray]
 
 
-def probes(data: xr.Dataset, rule: str = DEFAULT_RULE, seed: int = 0) -> list[dict[str, Any]]:
+def correctness_probes(data: xr.Dataset, rule: str = DEFAULT_RULE, seed: int = 0) -> list[dict[str, Any]]:
     """AUROC of correctness out of fold, per layer, at prompt_last and at the answer's first token.
 
     Features are standardised inside the fold, the classifier is an L2 logistic regression, folds are grouped by image,
@@ -63,11 +63,17 @@ def _probe_position(chosen: Sample, position: str, note: str, seed: int) -> list
     if not features:
         raise VlmlakeError(f"readout states at {position} are the same for all {len(chosen)} examples in every layer")
     scores = {name: out_of_fold(values, chosen.correct, folds) for name, values in features.items()}
-    nested, picked = _nested(features, scores, chosen, folds, seed)
 
     def row(metric: str, scored: np.ndarray, layer: str, **more: Any) -> dict[str, Any]:
         estimate = auroc(scored, chosen.correct, chosen.images, seed, fold_numbers(folds))
         return chosen.row(metric, "auroc", estimate, position=position, layer=layer, **{"note": note, **more})
+
+    def nested_row() -> dict[str, Any]:
+        try:
+            nested, picked = _nested(features, scores, chosen, folds, seed)
+        except VlmlakeError as error:
+            return chosen.refusal("probe_nested", "auroc", error, position=position, layer="chosen")
+        return row("probe_nested", nested, "chosen", note="; ".join(filter(None, [note, f"layers {picked}"])))
 
     def shuffled_row(values: np.ndarray, layer: str) -> dict[str, Any]:
         noise = out_of_fold(values, shuffled, shuffled_folds)
@@ -77,7 +83,7 @@ def _probe_position(chosen: Sample, position: str, note: str, seed: int) -> list
     return [
         *(_refusal(chosen, name, position) for name in constant),
         *(row("probe", values, name) for name, values in scores.items()),
-        row("probe_nested", nested, "chosen", note="; ".join(filter(None, [note, f"layers {picked}"]))),
+        nested_row(),
         *(shuffled_row(values, name) for name, values in features.items()),
     ]
 
@@ -141,6 +147,8 @@ def _nested(
             name: weighted_auroc(out_of_fold(values[train], correct, inner), correct, even, where)[0]
             for name, values in features.items()
         }
+        if any(np.isnan(value) for value in quality.values()):
+            raise VlmlakeError("no inner fold holds right and wrong answers together: too few errors to choose a layer")
         best = max(quality, key=lambda name: quality[name])
         nested[test] = scores[best][test]
         picked.append(best)

@@ -12,16 +12,16 @@ from vlmlake.store_schema.schema import ROLES, Extents
 
 
 def batch_arrays(
-    extents: Extents, run: Pass, images: Sequence[ImageInputs], prompts: Sequence[Prompt], prefix_of: Sequence[int]
+    extents: Extents, forward: Pass, images: Sequence[ImageInputs], prompts: Sequence[Prompt], prefix_of: Sequence[int]
 ) -> dict[str, np.ndarray]:
     """The arrays of one batch as `arrays.write_batch` takes them, no longer than the batch needs.
 
     Activations are float32 with NaN where an example has no token; integers have -1 there. Inside an example a masked
     key has attention 0.
     """
-    lengths = [prompt.suffix_length + answer.captured for prompt, answer in zip(prompts, run.answers, strict=True)]
+    lengths = [prompt.suffix_length + answer.captured for prompt, answer in zip(prompts, forward.answers, strict=True)]
     tokens = max(lengths)
-    positions = 1 + max(answer.captured for answer in run.answers)
+    positions = 1 + max(answer.captured for answer in forward.answers)
     examples = len(prompts)
     arrays = {
         "hidden_states": _blank(examples, extents.layers, tokens, extents.hidden),
@@ -30,23 +30,23 @@ def batch_arrays(
         "logits": _blank(examples, positions, extents.vocab),
         "token_id": np.full((examples, tokens), -1, np.int32),
         "token_role": np.full((examples, tokens), -1, np.int8),
-        **_prefix_arrays(extents, run, images, prompts, prefix_of),
+        **_prefix_arrays(extents, forward, images, prompts, prefix_of),
     }
-    for number, (prompt, answer) in enumerate(zip(prompts, run.answers, strict=True)):
+    for number, (prompt, answer) in enumerate(zip(prompts, forward.answers, strict=True)):
         asked, told = prompt.suffix_length, answer.captured
         length = asked + told
-        streams = run.states[number, :, run.width - asked : run.width + told]
+        streams = forward.states[number, :, forward.width - asked : forward.width + told]
         arrays["hidden_states"][number, :, :length] = streams
         arrays["readout_states"][number, :, : told + 1] = streams[:, asked - 1 :]
-        arrays["logits"][number, : told + 1] = run.logits[number, : told + 1]
+        arrays["logits"][number, : told + 1] = forward.logits[number, : told + 1]
         arrays["token_id"][number, :length] = [*prompt.ids[prompt.split :], *answer.ids[:told]]
         arrays["token_role"][number, :length] = [*prompt.roles[prompt.split :], *[ROLES.index("answer")] * told]
-        _place_attention(arrays["attention"][number, 1:], run, number, prompt, told, extents.prefix_tokens)
+        _place_attention(arrays["attention"][number, 1:], forward, number, prompt, told, extents.prefix_tokens)
     return arrays
 
 
 def _prefix_arrays(
-    extents: Extents, run: Pass, images: Sequence[ImageInputs], prompts: Sequence[Prompt], prefix_of: Sequence[int]
+    extents: Extents, forward: Pass, images: Sequence[ImageInputs], prompts: Sequence[Prompt], prefix_of: Sequence[int]
 ) -> dict[str, np.ndarray]:
     shape = (len(images), extents.prefix_tokens)
     arrays = {
@@ -59,7 +59,7 @@ def _prefix_arrays(
     for number, image in enumerate(images):
         prompt = prompts[prefix_of.index(number)]
         before = prompt.split
-        arrays["prefix_states"][number, :, :before] = run.prefix_states[number]
+        arrays["prefix_states"][number, :, :before] = forward.prefix_states[number]
         arrays["prefix_token_id"][number, :before] = prompt.ids[:before]
         arrays["prefix_token_role"][number, :before] = prompt.roles[:before]
         patches = np.flatnonzero(prompt.roles == ROLES.index("image"))
@@ -69,15 +69,17 @@ def _prefix_arrays(
     return arrays
 
 
-def _place_attention(target: np.ndarray, run: Pass, number: int, prompt: Prompt, told: int, prefix_tokens: int) -> None:
+def _place_attention(
+    target: np.ndarray, forward: Pass, number: int, prompt: Prompt, told: int, prefix_tokens: int
+) -> None:
     """Fill one example's rows. target: [blocks, heads, queries, keys]; keys are the prefix axis, then the suffix's."""
     asked, split = prompt.suffix_length, prompt.split
-    padding = run.width - asked
+    padding = forward.width - asked
     length = asked + told
     target[:, :, :length, :split] = 0
     target[:, :, :length, prefix_tokens : prefix_tokens + length] = 0
     for step in range(1 + told):
-        rows = run.attention[step][number]
+        rows = forward.attention[step][number]
         queries = slice(0, asked) if step == 0 else slice(asked + step - 1, asked + step)
         real = rows[:, :, padding:] if step == 0 else rows
         target[:, :, queries, :split] = real[..., :split]

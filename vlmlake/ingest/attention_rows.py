@@ -48,13 +48,13 @@ def attention_rows(query: torch.Tensor, key: torch.Tensor, mask: torch.Tensor | 
     grouped = query.float().reshape(batch, key.shape[1], -1, queries, width)
     scores = torch.matmul(grouped, key.float()[:, :, None].transpose(-1, -2)).reshape(batch, heads, queries, keys)
     scores *= scaling
-    hidden = torch.finfo(scores.dtype).min
+    unseen = torch.finfo(scores.dtype).min
     if mask is None:
         offset = keys - queries
         seen = torch.ones(queries, keys, dtype=torch.bool, device=query.device).tril(offset)
-        scores.masked_fill_(~seen, hidden)
+        scores.masked_fill_(~seen, unseen)
     elif mask.dtype == torch.bool:
-        scores.masked_fill_(~mask, hidden)
+        scores.masked_fill_(~mask, unseen)
     else:
         scores += mask
     return scores.softmax(dim=-1)

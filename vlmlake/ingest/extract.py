@@ -80,12 +80,12 @@ def extract(job: Job, report: Callable[[Progress], None] = lambda progress: None
             asked = [questions[index] for index in batch.examples]
             prompts = [question.prompt for question in asked]
             images = [_image_inputs(family, questions[prefix[0]].example.image_path) for prefix in batch.prefixes]
-            run = run_batch(family, images, prompts, batch.prefix_of, job.answer_tokens)
+            forward = run_batch(family, images, prompts, batch.prefix_of, job.answer_tokens)
             if number == missing[0]:
-                check_first_batch(family, run, images, prompts, batch.prefix_of)
-            arrays = batch_arrays(record.extents, run, images, prompts, batch.prefix_of)
-            rows = batch_rows(record, family, batch, asked, run.answers)
-            writer.put(_commit_job(storage, record, batch, arrays, rows, tally))
+                check_first_batch(family, forward, images, prompts, batch.prefix_of)
+            arrays = batch_arrays(record.extents, forward, images, prompts, batch.prefix_of)
+            rows = batch_rows(record, family, batch, asked, forward.answers)
+            writer.put(_commit_task(storage, record, batch, arrays, rows, tally))
     return Outcome(record.name, len(examples), computed, tally.written)
 
 
@@ -101,7 +101,7 @@ class _Tally:
         self.report(Progress(self.run, self.done, self.total, self.written))
 
 
-def _commit_job(
+def _commit_task(
     storage: Storage,
     record: RunRecord,
     batch: Batch,

@@ -22,17 +22,17 @@ TOLERANCES = {torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 1e-1}
 
 
 def check_first_batch(
-    family: Family, run: Pass, images: Sequence[ImageInputs], prompts: Sequence[Prompt], prefix_of: Sequence[int]
+    family: Family, forward: Pass, images: Sequence[ImageInputs], prompts: Sequence[Prompt], prefix_of: Sequence[int]
 ) -> None:
     """Raises VlmlakeError naming the layer, and the head for attention, where the capture is wrong."""
-    _check_rows(run, prompts)
-    _check_against_eager(family, run, images, prompts[0], prefix_of[0])
+    _check_rows(forward, prompts)
+    _check_against_eager(family, forward, images, prompts[0], prefix_of[0])
 
 
-def _check_rows(run: Pass, prompts: Sequence[Prompt]) -> None:
-    rows = run.attention[0]
+def _check_rows(forward: Pass, prompts: Sequence[Prompt]) -> None:
+    rows = forward.attention[0]
     for number, prompt in enumerate(prompts):
-        padding = run.width - prompt.suffix_length
+        padding = forward.width - prompt.suffix_length
         real = rows[number, :, :, padding:]
         queries, keys = real.shape[-2:]
         masked = np.triu(np.ones((queries, keys), bool), keys - queries + 1)
@@ -45,11 +45,15 @@ def _refuse(what: str, worst: np.ndarray, tolerance: float) -> None:
     """worst: [blocks, heads]."""
     if worst.max() > tolerance or np.isnan(worst).any():
         block, head = np.unravel_index(np.nanargmax(np.where(np.isnan(worst), np.inf, worst)), worst.shape)
-        raise VlmlakeError(f"attention of block_{block}, head {head} {what} in the first batch: no example was written")
+        raise VlmlakeError(
+            f"attention of block_{block}, head {head} {what} in the first batch: this pass wrote nothing"
+        )
 
 
 @torch.inference_mode()
-def _check_against_eager(family: Family, run: Pass, images: Sequence[ImageInputs], prompt: Prompt, prefix: int) -> None:
+def _check_against_eager(
+    family: Family, forward: Pass, images: Sequence[ImageInputs], prompt: Prompt, prefix: int
+) -> None:
     ids = torch.from_numpy(prompt.ids).long()[None].to(family.device)
     rows: list[torch.Tensor] = []
     hooks = [
@@ -65,17 +69,17 @@ def _check_against_eager(family: Family, run: Pass, images: Sequence[ImageInputs
         for hook in hooks:
             hook.remove()
     tolerance = TOLERANCES.get(family.model.dtype, 1e-4)
-    padding = run.width - prompt.suffix_length
+    padding = forward.width - prompt.suffix_length
     split = prompt.split
     for layer, states in enumerate(plain.states[0].float().cpu().numpy()):
-        ours = np.concatenate([run.prefix_states[prefix, layer], run.states[0, layer, padding : run.width]])
+        ours = np.concatenate([forward.prefix_states[prefix, layer], forward.states[0, layer, padding : forward.width]])
         difference = np.abs(ours - states).max() / max(1.0, np.abs(states).max())
         if not difference <= tolerance:
             raise VlmlakeError(
                 f"layer {layer} of the residual stream differs from an eager forward by {difference:.2g} of its "
-                "largest value in the first batch: no example was written"
+                "largest value in the first batch: this pass wrote nothing"
             )
     eager = torch.stack(rows)[:, 0].float().cpu().numpy()[:, :, split:]
-    ours = run.attention[0][0, :, :, padding:]
+    ours = forward.attention[0][0, :, :, padding:]
     kept = np.concatenate([ours[..., :split], ours[..., split + padding :]], axis=-1)
     _refuse("differs from an eager forward", np.abs(kept - eager).max((-1, -2)), tolerance)

@@ -29,6 +29,8 @@ class Job:
     storage_options: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
+        if not self.model:
+            raise VlmlakeError("the model is empty: expected a folder of save_pretrained or a hub id like org/name")
         if self.dtype not in STORED_DTYPES:
             raise VlmlakeError(f"dtype is {self.dtype}, expected one of {', '.join(STORED_DTYPES)}")
         for name in ("batch_size", "answer_tokens"):

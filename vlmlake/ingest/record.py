@@ -17,6 +17,19 @@ from vlmlake.store_schema.capture_plan import Batch, plan_extents
 from vlmlake.store_schema.run_record import RunRecord, fingerprint
 from vlmlake.store_schema.schema import FORMAT_VERSION, layer_names, position_names
 
+CHANGING_GREEDY = (
+    "repetition_penalty",
+    "no_repeat_ngram_size",
+    "bad_words_ids",
+    "suppress_tokens",
+    "begin_suppress_tokens",
+    "forced_bos_token_id",
+    "forced_eos_token_id",
+    "sequence_bias",
+    "min_length",
+    "min_new_tokens",
+    "num_beams",
+)
 RECORDED_PACKAGES = ("vlmlake", "torch", "transformers", "tokenizers", "numpy", "zarr", "pillow")
 
 
@@ -30,7 +43,11 @@ def run_record(job: Job, family: Family, questions: Sequence[Question], batches:
         "image_processor": type(family.image_processor).__name__,
         "prompt_template": {"id": family.template_id, "text": family.template},
         "plan": {"name": "suffix", "batch_size": job.batch_size, "padding_side": "left"},
-        "generation": {"greedy": True, "answer_tokens": job.answer_tokens},
+        "generation": {
+            "greedy": True,
+            "answer_tokens": job.answer_tokens,
+            "generation_config_not_applied": _not_applied(family),
+        },
         "stored_dtype": job.dtype,
         "attention": IMPLEMENTATION,
     }
@@ -65,6 +82,12 @@ def once_arrays(family: Family) -> dict[str, np.ndarray]:
         "unembedding": family.unembedding.weight.detach().float().cpu().numpy(),
         "final_norm": family.final_norm.weight.detach().float().cpu().numpy(),
     }
+
+
+def _not_applied(family: Family) -> dict[str, object]:
+    """Settings of the checkpoint that would change what `generate` says; our answers are the plain argmax."""
+    settings = family.model.generation_config.to_dict()
+    return {name: settings[name] for name in CHANGING_GREEDY if settings.get(name) not in (None, 1, 1.0, 0, [], {})}
 
 
 def _dataset_identity(job: Job, questions: Sequence[Question]) -> dict[str, object]:

@@ -57,10 +57,13 @@ def runs_table(lake: Lake) -> pa.Table:
 def sql(url: str, query: str, storage_options: Mapping[str, Any] | None = None) -> pa.Table:
     """The answer to one SQL statement over the lake at `url`; an empty table for one that answers nothing.
 
-    Raises VlmlakeError with DuckDB's message if the statement is wrong.
+    Raises VlmlakeError with DuckDB's message if the statement is wrong, or if there is none or more than one.
     """
     with connect(url, storage_options) as connection:
         try:
+            statements = connection.extract_statements(query)
+            if len(statements) != 1:
+                raise VlmlakeError(f"SQL: expected one statement, got {len(statements)}")
             relation = connection.sql(query)
             return pa.table({}) if relation is None else relation.to_arrow_table()
         except duckdb.Error as error:

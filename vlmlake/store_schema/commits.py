@@ -11,6 +11,7 @@ from vlmlake.errors import VlmlakeError
 from vlmlake.store_schema import paths, tables
 from vlmlake.store_schema.arrays import Arrays, allocate, shard_files, write_batch, write_once
 from vlmlake.store_schema.run_record import RunRecord, read_record
+from vlmlake.store_schema.schema import BATCH_ARRAYS
 from vlmlake.store_schema.storage import Storage
 
 BATCH_FILE = re.compile(r"(\d{6})\.parquet")
@@ -39,9 +40,18 @@ def create_run(storage: Storage, record: RunRecord, once: Arrays, vocabulary: Se
 
 
 def committed_batches(storage: Storage, record: RunRecord) -> tuple[int, ...]:
-    """Numbers of the planned batches that are visible, ascending; other files in the folder are not looked at."""
+    """Numbers of the planned batches that are visible: their file is there and so is their shard of every array.
+
+    A batch that lost a shard counts as missing, so that the next pass writes it again. Ascending; other files in the
+    folders are not looked at.
+    """
     found = (BATCH_FILE.fullmatch(name) for name in storage.names(paths.batches(record.name)))
     numbers = {int(match[1]) for match in found if match}
+    for spec in BATCH_ARRAYS:
+        if not numbers:
+            break
+        shards = storage.names(f"{paths.arrays(record.name)}/{spec.name}/c")
+        numbers &= {int(name) for name in shards if name.isdecimal()}
     return tuple(number for number in range(record.extents.batches) if number in numbers)
 
 
@@ -59,8 +69,7 @@ def commit_batch(
     rows: one mapping per example with the columns of `tables.BATCH`.
     """
     largest = write_batch(storage, record, number, arrays)
-    # A shard of padding only is never written.
-    shards = [shard for shard in shard_files(record.name, number) if storage.exists(shard)]
+    shards = shard_files(record.name, number)
     storage.sync(shards)
     metadata = {"run": record.name, **{f"largest:{name}": repr(value) for name, value in largest.items()}}
     commit = tables.to_parquet(rows, tables.BATCH, metadata)

@@ -34,7 +34,7 @@ def open_lake(url: str, storage_options: Mapping[str, Any] | None = None) -> Lak
     except ValueError as error:
         raise VlmlakeError(f"{paths.LAKE} of {url} is not valid JSON: {error}") from error
     written = header.get("format_version") if isinstance(header, dict) else None
-    if not isinstance(written, int):
+    if type(written) is not int or written < 1:
         raise VlmlakeError(f"{paths.LAKE} of {url} names no format_version: is this a lake?")
     if written > FORMAT_VERSION:
         raise VlmlakeError(

@@ -89,6 +89,7 @@ class Run:
                 "position": 1,
             },
         )
+        arrays = arrays[[spec.name for spec in ARRAYS]]
         prefixes = np.unique(examples["prefix"].to_numpy())
         arrays = _rows(arrays, "example", examples["row"].to_numpy())
         arrays = _rows(arrays, "prefix", prefixes)

@@ -110,7 +110,14 @@ def frame(dataset: pads.Dataset) -> pl.DataFrame:
 
 
 def scan(storage: Storage, paths: Sequence[str], schema: pa.Schema) -> pads.Dataset:
-    """The Parquet files at `paths` as one lazy Arrow dataset with the columns of `schema`."""
+    """The Parquet files at `paths` as one lazy Arrow dataset with the columns of `schema`.
+
+    Raises VlmlakeError if one is missing.
+    """
     if not paths:
         return pads.dataset(schema.empty_table())
-    return pads.dataset([storage.full(path) for path in paths], schema=schema, filesystem=storage.fs, format="parquet")
+    full = [storage.full(path) for path in paths]
+    try:
+        return pads.dataset(full, schema=schema, filesystem=storage.fs, format="parquet")
+    except FileNotFoundError as error:
+        raise VlmlakeError(f"a table of {storage.url} is missing: {error}") from error

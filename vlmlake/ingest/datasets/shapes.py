@@ -16,6 +16,8 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw
 
+from vlmlake.ingest.datasets.pope import SPLITS
+
 COLOURS = {
     "red": (213, 43, 43),
     "green": (44, 160, 60),
@@ -26,7 +28,6 @@ COLOURS = {
 }
 SHAPES = ("circle", "square", "triangle", "cross")
 KINDS = tuple((colour, shape) for colour in COLOURS for shape in SHAPES)
-SPLITS = ("random", "popular", "adversarial")
 GRID = 3
 IMAGE_SIZE = 192
 BACKGROUND = (242, 240, 235)

@@ -55,9 +55,8 @@ def load_family(model: str, device: str = "cpu") -> Family:
 
 
 def _looks_local(model: str) -> bool:
-    """Whether a name can only be meant as a folder: a hub id has one slash at most, and no folder is its owner's."""
-    slashes = model.count("/")
-    return model.startswith((".", "/", "~")) or slashes > 1 or (slashes == 1 and Path(model).parent.is_dir())
+    """Whether a name can only be meant as a folder: a hub id is owner/name, and no folder here is the owner's."""
+    return model.startswith((".", "/", "~")) or model.count("/") != 1 or Path(model).parent.is_dir()
 
 
 def _require_all_weights(model: str, report: Any) -> None:
