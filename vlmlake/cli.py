@@ -97,14 +97,10 @@ def analyze(
     """
     from vlmlake.analysis import ANALYSES
     from vlmlake.analysis.analyze import analyze as run_analyses
-    from vlmlake.console import print_table, terminal
+    from vlmlake.console import print_results, terminal
 
     found = run_analyses(url, tuple(names or ANALYSES), run=run, rule=rule, seed=seed)
-    for (name,), rows in found.table.group_by("run", maintain_order=True):
-        terminal().print(f"\n{name}, label rule {rule}")
-        shown = ["metric", "split", "layer", "position", "value", "low", "high", "n", "n_images", "note"]
-        empty = [column for column in ("layer", "position", "note") if rows[column].is_null().all()]
-        print_table(terminal(), rows.select(column for column in shown if column not in empty).to_arrow())
+    print_results(terminal(), found.table)
     found.raise_refusals()
 
 

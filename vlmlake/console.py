@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING, Any
 
+import polars as pl
 import pyarrow as pa
 import rich.progress
 from rich.console import Console
@@ -91,9 +92,24 @@ def print_info(console: Console, lake: Lake) -> None:
         console.print(table)
 
 
+def print_results(console: Console, results: pl.DataFrame) -> None:
+    """Rows of tables.RESULTS, a table per run and analysis: what all its rows share stands above it, notes below."""
+    described = ["rule", "metric", "split", "layer", "position", "n", "n_images"]
+    for (run, analysis), rows in results.group_by("run", "analysis", maintain_order=True):
+        shared = [column for column in described if rows[column].n_unique() == 1]
+        facts = [f"{column} {rows[column][0]}" for column in shared if rows[column][0] is not None]
+        console.print(f"\n{run}: {', '.join([str(analysis), *facts])}")
+        shown = ["metric", "split", "layer", "position", "value", "low", "high", "n", "n_images"]
+        print_table(console, rows.select(column for column in shown if column not in shared).to_arrow())
+        for (note,), noted in rows.drop_nulls("note").group_by("note", maintain_order=True):
+            places = [" ".join(filter(None, row)) for row in noted.select("metric", "layer", "position").iter_rows()]
+            more = f" and {len(places) - 2} more" if len(places) > 2 else ""
+            console.print(f"{', '.join(places[:2])}{more}: {note}")
+
+
 def print_table(console: Console, answer: pa.Table) -> None:
     """An Arrow table, aligned; floats with four digits, at most ROWS_SHOWN rows."""
-    table = Table(box=None)
+    table = Table(box=None, padding=(0, 1, 0, 0))
     for field in answer.schema:
         numeric = pa.types.is_integer(field.type) or pa.types.is_floating(field.type)
         table.add_column(field.name, justify="right" if numeric else "left", overflow="fold")

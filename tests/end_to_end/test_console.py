@@ -1,0 +1,25 @@
+import io
+
+import pytest
+from rich.console import Console
+
+from vlmlake import open_lake
+from vlmlake.console import print_results, size
+
+
+def test_results_fit_a_terminal_of_eighty_columns(lake_url):
+    results = open_lake(lake_url).table("results")
+    text = io.StringIO()
+    print_results(Console(file=text, width=80, markup=False, highlight=False, soft_wrap=True), results)
+    lines = text.getvalue().splitlines()
+    rows = [line for line in lines if line and "," not in line and ":" not in line]
+    assert len(rows) == results.height + 3
+    assert max(len(line.rstrip()) for line in rows) <= 80
+    assert any("readout states at embed are the same for all" in line for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("count", "words"), [(0, "0 B"), (999, "999 B"), (1500, "1.5 kB"), (2_500_000, "2.5 MB"), (3e12, "3.0 TB")]
+)
+def test_sizes_are_told_in_words(count, words):
+    assert size(count) == words
