@@ -65,7 +65,9 @@ def signalled_half_way(job: Job, number: signal.Signals) -> tuple[int, str]:
     """Start the job as a user would, send it a signal once a quarter is committed; its exit code and standard error."""
     command = [sys.executable, "-m", "vlmlake.cli", "extract", "--model", job.model, "--dataset", job.dataset]
     command += ["--lake", job.lake, "--batch-size", "12", "--answer-tokens", "2"]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, preexec_fn=_listen_to_interrupts
+    )
     try:
         deadline = time.monotonic() + 120
         while len(list(Path(job.lake).glob("runs/*/batches/*.parquet"))) < BATCHES // 4:
@@ -77,6 +79,11 @@ def signalled_half_way(job: Job, number: signal.Signals) -> tuple[int, str]:
     finally:
         process.kill()
     return process.returncode, printed
+
+
+def _listen_to_interrupts() -> None:
+    """A suite that runs in the background inherits an ignored SIGINT; a user's shell does not."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def test_an_interrupted_pass_says_that_it_can_go_on(job):
