@@ -76,12 +76,11 @@ def print_info(console: Console, lake: Lake) -> None:
     console.print(f"lake {lake.url}: {len(lake)} run{'' if len(lake) == 1 else 's'}")
     for run in (lake.run(name) for name in lake.runs):
         batches, done = run.record.extents.batches, run.batches_done
-        examples = run.examples().height
-        console.print(
-            f"\n{run.name}: {examples} of {run.record.examples} examples in {done} of {batches} batches, "
-            f"{run.record.stored_dtype}",
-        )
         arrays = run.dataset(raw=True)
+        console.print(
+            f"\n{run.name}: {arrays.sizes['example']} of {run.record.examples} examples "
+            f"in {done} of {batches} batches, {run.record.stored_dtype}",
+        )
         sizes = run.array_bytes()
         table = Table("array", "dimensions", "shape", "dtype", "on disk", box=None)
         for name, stored in sizes.items():

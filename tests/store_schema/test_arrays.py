@@ -39,6 +39,10 @@ def batch(examples=4, prefixes=2, tokens=20, seed=0) -> dict[str, np.ndarray]:
     return arrays
 
 
+def write(storage: Storage, planned: RunRecord, number: int, arrays: dict[str, np.ndarray]) -> dict[str, float]:
+    return write_batch(storage, planned, open_arrays(storage, planned.name, read_only=False), number, arrays)
+
+
 @pytest.fixture
 def storage(tmp_path):
     return Storage.at(str(tmp_path))
@@ -48,7 +52,7 @@ def storage(tmp_path):
 def test_what_was_written_is_read_back_in_its_rows(storage, dtype):
     allocate(storage, record(dtype))
     arrays = batch()
-    write_batch(storage, record(dtype), 1, arrays)
+    write(storage, record(dtype), 1, arrays)
     again = open_arrays(storage, record(dtype).name)
     for spec in BATCH_ARRAYS:
         rows = EXTENTS.shard(spec.dimensions[0])
@@ -61,7 +65,7 @@ def test_what_was_written_is_read_back_in_its_rows(storage, dtype):
 
 def test_a_short_batch_leaves_the_rest_unwritten(storage):
     group = allocate(storage, record())
-    write_batch(storage, record(), 2, batch(examples=3, prefixes=1, tokens=16))
+    write(storage, record(), 2, batch(examples=3, prefixes=1, tokens=16))
     states = group["hidden_states"]
     assert np.isfinite(states[8:11, :, :16]).all()
     assert np.isnan(states[8:11, :, 16:]).all()
@@ -79,9 +83,9 @@ def test_what_an_interrupted_writer_left_never_shows_through(storage, left, tmp_
     clean = Storage.at(str(tmp_path_factory.mktemp("clean")))
     for place in (storage, clean):
         allocate(place, record())
-    write_batch(storage, record(), 1, batch(**left, seed=5))
+    write(storage, record(), 1, batch(**left, seed=5))
     for place in (storage, clean):
-        write_batch(place, record(), 1, arrays)
+        write(place, record(), 1, arrays)
     ours, wanted = open_arrays(storage, record().name), open_arrays(clean, record().name)
     for spec in BATCH_ARRAYS:
         np.testing.assert_array_equal(ours[spec.name][...], wanted[spec.name][...])
@@ -92,9 +96,9 @@ def test_a_value_beyond_float16_fails_the_batch_by_name(storage):
     arrays["logits"][2, 1, 5] = -70000.0
     allocate(storage, record())
     with pytest.raises(VlmlakeError, match=r"logits of batch 1 holds a value of size 70000.*--dtype float32"):
-        write_batch(storage, record(), 1, arrays)
+        write(storage, record(), 1, arrays)
     allocate(storage, record("float32"))
-    assert write_batch(storage, record("float32"), 1, arrays)["logits"] == 70000.0
+    assert write(storage, record("float32"), 1, arrays)["logits"] == 70000.0
 
 
 def test_arrays_that_do_not_fit_the_plan_are_refused(storage):
@@ -102,12 +106,12 @@ def test_arrays_that_do_not_fit_the_plan_are_refused(storage):
     arrays["logits"] = np.zeros((4, 3, 12), np.float32)
     allocate(storage, record())
     with pytest.raises(ValueError, match=r"logits of batch 0 has shape \(4, 3, 12\), the plan has \(4, 3, 11\)"):
-        write_batch(storage, record(), 0, arrays)
+        write(storage, record(), 0, arrays)
 
 
 def test_allocating_again_keeps_what_is_there(storage):
     allocate(storage, record())
-    write_batch(storage, record(), 0, batch())
+    write(storage, record(), 0, batch())
     before = allocate(storage, record())["hidden_states"][:4]
     assert np.isfinite(before).all()
 

@@ -13,10 +13,10 @@ import polars as pl
 
 from vlmlake.analysis import ANALYSES
 from vlmlake.analysis.labels import DEFAULT_RULE, require_rule
+from vlmlake.analysis.samples import joined
 from vlmlake.errors import VlmlakeError
 from vlmlake.store_schema import paths, tables
 from vlmlake.store_schema.lake import open_lake
-from vlmlake.store_schema.run import Run
 
 
 @dataclass(frozen=True)
@@ -60,6 +60,8 @@ def analyze(
     written: list[dict[str, Any]] = []
     refusals: list[str] = []
     for one in runs:
+        done, planned = one.batches_done, one.record.extents.batches
+        unfinished = f"{done} of {planned} batches" if done < planned else None
         data = one.dataset()
         if data.sizes["example"] == 0:
             refusals.append(f"{one.name} has no committed examples yet, run `vlmlake extract` to its end")
@@ -70,18 +72,11 @@ def analyze(
             except VlmlakeError as error:
                 refusals.append(f"{name} of {one.name}: {error}")
                 continue
-            rows = [{**row, "analysis": name, "code": CODE, "note": _note(row, one)} for row in found]
+            rows = [{**row, "analysis": name, "code": CODE, "note": joined(row["note"], unfinished)} for row in found]
             lake.storage.write(paths.results(name, one.name, rule), tables.to_parquet(rows, tables.RESULTS))
             written += rows
     table = pl.DataFrame(written, schema=list(tables.RESULTS.names), infer_schema_length=None)
     return Findings(table, tuple(refusals))
-
-
-def _note(row: Mapping[str, Any], run: Run) -> str | None:
-    """A row's own note, and how far the run was where it was not finished."""
-    done, planned = run.batches_done, run.record.extents.batches
-    unfinished = f"{done} of {planned} batches" if done < planned else None
-    return "; ".join(filter(None, [row["note"], unfinished])) or None
 
 
 def _code_id() -> str:

@@ -12,7 +12,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from vlmlake.analysis.labels import DEFAULT_RULE
-from vlmlake.analysis.samples import Sample, sample
+from vlmlake.analysis.samples import Sample, joined, sample
 from vlmlake.analysis.statistics import auroc, require_two_classes, weighted_auroc
 from vlmlake.errors import VlmlakeError
 from vlmlake.store_schema.schema import PROMPT_LAST, position_names
@@ -41,21 +41,26 @@ def correctness_probes(data: xr.Dataset, rule: str = DEFAULT_RULE, seed: int = 0
     """
     asked = sample(data, rule=rule)
     told = asked.where(asked.data["answer_tokens"].values > 0, "without an answer token")
-    rows = _probe_position(asked, PROMPT_LAST, "", seed)
     folds = grouped_folds(asked.correct, asked.images, FOLDS, seed)
+    rows = _probe_position(asked, PROMPT_LAST, folds, None, seed)
+    strata = fold_numbers(folds)
     for name, sign in BASELINES.items():
-        estimate = auroc(sign * asked.data[name].values, asked.correct, asked.images, seed, fold_numbers(folds))
+        estimate = auroc(sign * asked.data[name].values, asked.correct, asked.images, seed, strata)
         rows.append(asked.row(name, "auroc", estimate, position=PROMPT_LAST))
     try:
-        return rows + _probe_position(told, FIRST_ANSWER, "can read the answer itself", seed)
+        folds = grouped_folds(told.correct, told.images, FOLDS, seed)
+        return rows + _probe_position(told, FIRST_ANSWER, folds, "can read the answer itself", seed)
     except VlmlakeError as error:
         return [*rows, asked.refusal("probe", "auroc", error, position=FIRST_ANSWER)]
 
 
-def _probe_position(chosen: Sample, position: str, note: str, seed: int) -> list[dict[str, Any]]:
-    folds = grouped_folds(chosen.correct, chosen.images, FOLDS, seed)
+def _probe_position(
+    chosen: Sample, position: str, folds: list[Fold], note: str | None, seed: int
+) -> list[dict[str, Any]]:
+    strata = fold_numbers(folds)
     shuffled = np.random.default_rng(seed).permutation(chosen.correct)
     shuffled_folds = grouped_folds(shuffled, chosen.images, FOLDS, seed)
+    shuffled_strata = fold_numbers(shuffled_folds)
     states = chosen.data["readout_states"].sel(position=position)
     features = {str(name): states.sel(layer=name).values for name in states["layer"].values}
     constant = [name for name, values in features.items() if np.ptp(values, axis=0).max() == 0]
@@ -64,20 +69,20 @@ def _probe_position(chosen: Sample, position: str, note: str, seed: int) -> list
         raise VlmlakeError(f"readout states at {position} are the same for all {len(chosen)} examples in every layer")
     scores = {name: out_of_fold(values, chosen.correct, folds) for name, values in features.items()}
 
-    def row(metric: str, scored: np.ndarray, layer: str, **more: Any) -> dict[str, Any]:
-        estimate = auroc(scored, chosen.correct, chosen.images, seed, fold_numbers(folds))
-        return chosen.row(metric, "auroc", estimate, position=position, layer=layer, **{"note": note, **more})
+    def row(metric: str, scored: np.ndarray, layer: str, more: str | None = None) -> dict[str, Any]:
+        estimate = auroc(scored, chosen.correct, chosen.images, seed, strata)
+        return chosen.row(metric, "auroc", estimate, joined(note, more), position=position, layer=layer)
 
     def nested_row() -> dict[str, Any]:
         try:
             nested, picked = _nested(features, scores, chosen, folds, seed)
         except VlmlakeError as error:
             return chosen.refusal("probe_nested", "auroc", error, position=position, layer="chosen")
-        return row("probe_nested", nested, "chosen", note="; ".join(filter(None, [note, f"layers {picked}"])))
+        return row("probe_nested", nested, "chosen", f"layers {picked}")
 
     def shuffled_row(values: np.ndarray, layer: str) -> dict[str, Any]:
         noise = out_of_fold(values, shuffled, shuffled_folds)
-        estimate = auroc(noise, shuffled, chosen.images, seed, fold_numbers(shuffled_folds))
+        estimate = auroc(noise, shuffled, chosen.images, seed, shuffled_strata)
         return chosen.row("probe_shuffled", "auroc", estimate, position=position, layer=layer)
 
     return [

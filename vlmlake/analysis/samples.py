@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -28,7 +28,7 @@ class Sample:
     rule: str
     correct: np.ndarray
     images: np.ndarray
-    note: str
+    note: str | None
 
     def __len__(self) -> int:
         return len(self.correct)
@@ -37,13 +37,18 @@ class Sample:
         """The examples for which `keep` is true; `why` the others are left out goes into the note."""
         if keep.all():
             return self
-        note = "; ".join(filter(None, [self.note, f"{int((~keep).sum())} {why}"]))
-        data = self.data.isel(example=np.flatnonzero(keep))
-        return Sample(data, self.dataset, self.split, self.rule, self.correct[keep], self.images[keep], note)
+        return replace(
+            self,
+            data=self.data.isel(example=np.flatnonzero(keep)),
+            correct=self.correct[keep],
+            images=self.images[keep],
+            note=joined(self.note, f"{int((~keep).sum())} {why}"),
+        )
 
-    def row(self, metric: str, statistic: str, estimate: Estimate, **more: Any) -> dict[str, Any]:
-        """One row of tables.RESULTS; `more` may give layer, position and note."""
-        notes = [self.note, more.pop("note", "")]
+    def row(
+        self, metric: str, statistic: str, estimate: Estimate | None, note: str | None = None, **more: Any
+    ) -> dict[str, Any]:
+        """One row of tables.RESULTS, without a value where there is no estimate; `more` may give layer and position."""
         return {
             "run": self.data.attrs["run"],
             "dataset": self.dataset,
@@ -51,22 +56,18 @@ class Sample:
             "rule": self.rule,
             "metric": metric,
             "statistic": statistic,
-            "value": estimate.value,
-            "low": estimate.low,
-            "high": estimate.high,
-            "p_value": estimate.p_value,
+            **(asdict(estimate) if estimate else dict.fromkeys(field.name for field in fields(Estimate))),
             "n": len(self),
             "n_items": len(set(zip(self.images, self.data["question"].values, strict=True))),
             "n_images": len(set(self.images)),
             "base_rate": float(self.correct.mean()),
-            "note": "; ".join(filter(None, notes)) or None,
+            "note": joined(self.note, note),
             **more,
         }
 
     def refusal(self, metric: str, statistic: str, error: VlmlakeError, **more: Any) -> dict[str, Any]:
         """The row of a statistic that its estimator refused: no value, and the reason as its note."""
-        row = self.row(metric, statistic, Estimate(np.nan, np.nan, np.nan), **more, note=str(error))
-        return {**row, "value": None, "low": None, "high": None}
+        return self.row(metric, statistic, None, note=str(error), **more)
 
 
 def sample(data: xr.Dataset, split: str = ALL_SPLITS, rule: str = DEFAULT_RULE) -> Sample:
@@ -93,8 +94,13 @@ def sample(data: xr.Dataset, split: str = ALL_SPLITS, rule: str = DEFAULT_RULE) 
         rule=rule,
         correct=verdicts[parsed],
         images=used["image_sha256"].values,
-        note=f"{left_out} unparsed" if left_out else "",
+        note=f"{left_out} unparsed" if left_out else None,
     )
+
+
+def joined(*notes: str | None) -> str | None:
+    """The notes that there are, as one; None where there are none."""
+    return "; ".join(filter(None, notes)) or None
 
 
 def splits_of(data: xr.Dataset) -> list[str]:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from vlmlake.errors import VlmlakeError
@@ -21,8 +21,9 @@ from vlmlake.ingest.job import Job
 from vlmlake.ingest.record import once_arrays, run_record
 from vlmlake.ingest.rows import Question, batch_rows
 from vlmlake.ingest.writer import BackgroundWriter
+from vlmlake.store_schema.arrays import Arrays, Targets, open_arrays
 from vlmlake.store_schema.capture_plan import Batch, plan_batches
-from vlmlake.store_schema.commits import commit_batch, create_run, missing_batches
+from vlmlake.store_schema.commits import commit_batch, create_run, missing_batches, run_exists
 from vlmlake.store_schema.lake import create_lake, refuse_foreign_lake
 from vlmlake.store_schema.run_record import RunRecord
 from vlmlake.store_schema.storage import Storage
@@ -69,7 +70,9 @@ def extract(job: Job, report: Callable[[Progress], None] = lambda progress: None
     record = run_record(job, family, questions, batches)
 
     storage = create_lake(job.lake, job.storage_options).storage
-    create_run(storage, record, once_arrays(family), family.vocabulary)
+    if not run_exists(storage, record):
+        create_run(storage, record, once_arrays(family), family.vocabulary)
+    targets = open_arrays(storage, record.name, read_only=False)
     missing = missing_batches(storage, record)
     computed = sum(len(batches[number].examples) for number in missing)
     tally = _Tally(report, record.name, total=len(examples), done=len(examples) - computed)
@@ -85,7 +88,7 @@ def extract(job: Job, report: Callable[[Progress], None] = lambda progress: None
                 check_first_batch(family, forward, images, prompts, batch.prefix_of)
             arrays = batch_arrays(record.extents, forward, images, prompts, batch.prefix_of)
             rows = batch_rows(record, family, batch, asked, forward.answers)
-            writer.put(_commit_task(storage, record, batch, arrays, rows, tally))
+            writer.put(partial(_commit, storage, record, targets, batch, arrays, rows, tally))
     return Outcome(record.name, len(examples), computed, tally.written)
 
 
@@ -101,18 +104,16 @@ class _Tally:
         self.report(Progress(self.run, self.done, self.total, self.written))
 
 
-def _commit_task(
+def _commit(
     storage: Storage,
     record: RunRecord,
+    targets: Targets,
     batch: Batch,
-    arrays: Mapping[str, np.ndarray],
+    arrays: Arrays,
     rows: Sequence[Mapping[str, Any]],
     tally: _Tally,
-) -> Callable[[], None]:
-    def commit() -> None:
-        tally.add(len(batch.examples), commit_batch(storage, record, batch.number, arrays, rows))
-
-    return commit
+) -> None:
+    tally.add(len(batch.examples), commit_batch(storage, record, targets, batch.number, arrays, rows))
 
 
 def _require_room(family: Family, questions: Sequence[Question], answer_tokens: int) -> None:

@@ -19,6 +19,10 @@ from vlmlake.store_schema.storage import Storage
 FLOAT16_LARGEST = 65504.0
 
 Arrays = Mapping[str, np.ndarray]
+"""Values by the name of their array."""
+
+Targets = Mapping[str, zarr.Array[Any]]
+"""The arrays of a run on disk, by name."""
 
 
 def allocate(storage: Storage, record: RunRecord) -> zarr.Group:
@@ -48,19 +52,23 @@ def allocate(storage: Storage, record: RunRecord) -> zarr.Group:
     return group
 
 
-def open_arrays(storage: Storage, run: str, read_only: bool = True) -> zarr.Group:
-    """The run's group. Raises VlmlakeError if its folder or an array is missing or its metadata damaged."""
+def open_arrays(storage: Storage, run: str, read_only: bool = True) -> Targets:
+    """All arrays of a run, their metadata read.
+
+    Raises VlmlakeError if its folder or an array is missing or its metadata damaged.
+    """
     store = storage.zarr_store(paths.arrays(run), read_only=read_only)
     try:
         group = zarr.open_group(store, mode="r" if read_only else "r+", zarr_format=3, use_consolidated=False)
-        missing = [spec.name for spec in ARRAYS if spec.name not in group]
+        arrays = {spec.name: _array(group, spec) for spec in ARRAYS if spec.name in group}
     except (FileNotFoundError, GroupNotFoundError) as error:
         raise VlmlakeError(f"run {run} of {storage.url} has no arrays: expected {paths.arrays(run)}") from error
     except ValueError as error:
         raise VlmlakeError(f"the metadata in {paths.arrays(run)} of {storage.url} is damaged: {error}") from error
+    missing = [spec.name for spec in ARRAYS if spec.name not in arrays]
     if missing:
         raise VlmlakeError(f"run {run} of {storage.url} lacks the arrays {', '.join(missing)}")
-    return group
+    return arrays
 
 
 def write_once(group: zarr.Group, arrays: Arrays) -> None:
@@ -71,19 +79,18 @@ def write_once(group: zarr.Group, arrays: Arrays) -> None:
             target[...] = _stored(spec, arrays[spec.name], target.dtype, "the whole run")[0]
 
 
-def write_batch(storage: Storage, record: RunRecord, number: int, arrays: Arrays) -> dict[str, float]:
+def write_batch(storage: Storage, record: RunRecord, targets: Targets, number: int, arrays: Arrays) -> dict[str, float]:
     """Write one batch's shards; returns the largest |x| of every array of activations.
 
-    arrays: every array of BATCH_ARRAYS by name, with at most the planned length on each axis: a batch brings its own
-    longest length, and what lies beyond stays unwritten. A shard that an interrupted writer left is replaced whole.
+    targets: the run's arrays, open for writing. arrays: every array of BATCH_ARRAYS by name, with at most the planned
+    length on each axis: a batch brings its own longest length, and what lies beyond stays unwritten. A shard that an
+    interrupted writer left is replaced whole.
 
     Raises VlmlakeError if a value does not fit the stored dtype, before anything of that array is written.
     """
-    group = open_arrays(storage, record.name, read_only=False)
     largest = {}
     for spec, shard in zip(BATCH_ARRAYS, shard_files(record.name, number), strict=True):
-        values = arrays[spec.name]
-        target = _array(group, spec)
+        values, target = arrays[spec.name], targets[spec.name]
         start = number * record.extents.shard(spec.dimensions[0])
         region = (slice(start, start + values.shape[0]), *(slice(0, length) for length in values.shape[1:]))
         planned = tuple(record.extents.shard(dimension) for dimension in spec.dimensions)

@@ -9,7 +9,7 @@ from typing import Any
 
 from vlmlake.errors import VlmlakeError
 from vlmlake.store_schema import paths, tables
-from vlmlake.store_schema.arrays import Arrays, allocate, shard_files, write_batch, write_once
+from vlmlake.store_schema.arrays import Arrays, Targets, allocate, shard_files, write_batch, write_once
 from vlmlake.store_schema.run_record import RunRecord, read_record
 from vlmlake.store_schema.schema import BATCH_ARRAYS
 from vlmlake.store_schema.storage import Storage
@@ -17,21 +17,24 @@ from vlmlake.store_schema.storage import Storage
 BATCH_FILE = re.compile(r"(\d{6})\.parquet")
 
 
+def run_exists(storage: Storage, record: RunRecord) -> bool:
+    """Whether the run is laid out already. Raises VlmlakeError if the one that is there was planned otherwise."""
+    if not storage.exists(paths.run_record(record.name)):
+        return False
+    there = read_record(storage, record.name)
+    if replace(there, versions={}) != replace(record, versions={}):
+        raise VlmlakeError(
+            f"run {record.name} of {storage.url} was planned otherwise, by {dict(there.versions)}: "
+            f"use those versions, or remove {paths.run_record(record.name)} and its folder"
+        )
+    return True
+
+
 def create_run(storage: Storage, record: RunRecord, once: Arrays, vocabulary: Sequence[str]) -> None:
-    """Lay out a run, its record last; a run that is already there is left alone.
+    """Lay out a new run, its record last.
 
     once: `unembedding` and `final_norm`. vocabulary: the text of every token id.
-
-    Raises VlmlakeError if the run that is there was planned otherwise.
     """
-    if storage.exists(paths.run_record(record.name)):
-        there = read_record(storage, record.name)
-        if replace(there, versions={}) != replace(record, versions={}):
-            raise VlmlakeError(
-                f"run {record.name} of {storage.url} was planned otherwise, by {dict(there.versions)}: "
-                f"use those versions, or remove {paths.run_record(record.name)} and its folder"
-            )
-        return
     write_once(allocate(storage, record), once)
     storage.sync(storage.files(paths.arrays(record.name)))
     words = [{"id": number, "text": text} for number, text in enumerate(vocabulary)]
@@ -62,13 +65,18 @@ def missing_batches(storage: Storage, record: RunRecord) -> tuple[int, ...]:
 
 
 def commit_batch(
-    storage: Storage, record: RunRecord, number: int, arrays: Arrays, rows: Sequence[Mapping[str, Any]]
+    storage: Storage,
+    record: RunRecord,
+    targets: Targets,
+    number: int,
+    arrays: Arrays,
+    rows: Sequence[Mapping[str, Any]],
 ) -> int:
     """Write a batch's shards, wait until they are safe, then make the batch visible; returns the bytes written.
 
-    rows: one mapping per example with the columns of `tables.BATCH`.
+    targets: the run's arrays, open for writing. rows: one mapping per example with the columns of `tables.BATCH`.
     """
-    largest = write_batch(storage, record, number, arrays)
+    largest = write_batch(storage, record, targets, number, arrays)
     shards = shard_files(record.name, number)
     storage.sync(shards)
     metadata = {"run": record.name, **{f"largest:{name}": repr(value) for name, value in largest.items()}}

@@ -77,8 +77,9 @@ class Run:
         """
         extents = self.record.extents
         examples = self.examples()
+        open_arrays(self.storage, self.name)  # xarray would open a run that lacks arrays without a word
         arrays = xr.open_zarr(
-            open_arrays(self.storage, self.name).store,
+            self.storage.zarr_store(paths.arrays(self.name), read_only=True),
             consolidated=False,
             mask_and_scale=False,
             chunks={
