@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from vlmlake import cli_options as options
 from vlmlake.errors import VlmlakeError
 
 app = typer.Typer(
@@ -17,8 +18,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="An activation lake for vision-language models: run the model once, answer later questions from the store.",
 )
-
-Url = Annotated[str, typer.Argument(metavar="URL", help="The lake: a folder or any URL that fsspec knows.")]
 
 
 def _print_version(wanted: bool) -> None:
@@ -38,31 +37,55 @@ def _root(
 
 @app.command()
 def extract(
-    model: Annotated[str, typer.Option(help="Local folder of save_pretrained, or a hub id.")],
-    dataset: Annotated[str, typer.Option(help="KIND:PATH, for instance pope:coco/coco_pope_random.json.")],
+    model: options.Model,
+    dataset: options.Datasets,
     lake: Annotated[str, typer.Option(help="Where the lake lies or shall lie.")],
-    images: Annotated[Path | None, typer.Option(help="Folder of the images, if not beside the questions.")] = None,
-    dtype: Annotated[str, typer.Option(help="How activations are stored: float16 or float32.")] = "float16",
-    batch_size: Annotated[int, typer.Option(help="Examples computed and committed together.")] = 32,
-    answer_tokens: Annotated[int, typer.Option(help="Longest answer, in tokens.")] = 16,
-    device: Annotated[str, typer.Option(help="Where the model runs: cpu, cuda, cuda:1.")] = "cpu",
+    images: options.Images = None,
+    column: options.Columns = None,
+    skip_bad: options.SkipBad = False,
+    revision: options.Revision = None,
+    model_dtype: options.ModelDtype = "auto",
+    device: options.Device = "cpu",
+    device_map: options.DeviceMap = None,
+    attention: options.Attention = "sdpa",
+    trust_remote_code: options.TrustRemoteCode = False,
+    plan: options.Plan = "suffix",
+    dtype: options.StoredDtype = None,
+    blank: options.Blank = False,
+    share_prefix: options.SharePrefix = True,
+    batch_size: options.BatchSize = 32,
+    answer_tokens: options.AnswerTokens = 16,
+    samples: options.Samples = 0,
+    temperature: options.Temperature = 0.7,
+    top_p: options.TopP = 0.9,
+    seed: options.Seed = 0,
 ) -> None:
     """Run a model over a dataset and keep what happened inside it; run it again to finish what was cut off.
 
     Example: vlmlake extract --model llava-hf/llava-1.5-7b-hf --dataset pope:coco --lake ./lake --device cuda
     """
-    from vlmlake.console import extract_with_progress, terminal
-    from vlmlake.ingest.job import Job
+    from vlmlake.console import terminal
+    from vlmlake.console.extraction import extract_with_progress
+    from vlmlake.ingest.model_source import ModelSource
 
-    job = Job(
-        model=model,
-        dataset=dataset,
-        lake=lake,
-        images=images,
-        dtype=dtype,
-        batch_size=batch_size,
-        answer_tokens=answer_tokens,
-        device=device,
+    source = ModelSource(model, revision, model_dtype, device, device_map, attention, trust_remote_code)
+    job = options.job_of(
+        source,
+        dataset,
+        lake,
+        images,
+        column,
+        plan,
+        dtype,
+        blank,
+        batch_size,
+        share_prefix,
+        answer_tokens,
+        samples,
+        temperature,
+        top_p,
+        seed,
+        skip_bad,
     )
     try:
         extract_with_progress(terminal(), job)
@@ -72,7 +95,47 @@ def extract(
 
 
 @app.command()
-def info(url: Url) -> None:
+def plan(
+    model: options.Model,
+    dataset: options.Datasets,
+    lake: Annotated[str, typer.Option(help="Where the lake lies or shall lie.")] = "lake",
+    images: options.Images = None,
+    column: options.Columns = None,
+    image_size: Annotated[
+        str | None,
+        typer.Option(
+            metavar="WxH",
+            help="Pixels of every image, where the images are not here and their size counts.",
+            rich_help_panel=options.DATA,
+        ),
+    ] = None,
+    revision: options.Revision = None,
+    trust_remote_code: options.TrustRemoteCode = False,
+    plan: options.Plan = "suffix",
+    dtype: options.StoredDtype = None,
+    blank: options.Blank = False,
+    share_prefix: options.SharePrefix = True,
+    batch_size: options.BatchSize = 32,
+    answer_tokens: options.AnswerTokens = 16,
+) -> None:
+    """Say what `extract` would write, before anything runs: arrays, bytes, chunks, objects. Needs no weights.
+
+    Example: vlmlake plan --model llava-hf/llava-1.5-7b-hf --dataset pope:coco/coco_pope_random.json
+    """
+    from vlmlake.console import terminal
+    from vlmlake.console.extraction import print_forecast
+    from vlmlake.ingest.forecast import forecast
+    from vlmlake.ingest.model_source import ModelSource
+
+    source = ModelSource(model, revision, trust_remote_code=trust_remote_code)
+    job = options.job_of(
+        source, dataset, lake, images, column, plan, dtype, blank, batch_size, share_prefix, answer_tokens, samples=0
+    )
+    print_forecast(terminal(), forecast(job, options.pixels(image_size)))
+
+
+@app.command()
+def info(url: options.Url) -> None:
     """Show the runs of a lake: what they hold, how large it is, how far they are.
 
     Example: vlmlake info ./lake
@@ -85,7 +148,7 @@ def info(url: Url) -> None:
 
 @app.command()
 def analyze(
-    url: Url,
+    url: options.Url,
     names: Annotated[list[str] | None, typer.Argument(help="Analyses to run; all by default.")] = None,
     run: Annotated[str | None, typer.Option(help="One run only, by name or model.")] = None,
     rule: Annotated[str, typer.Option(help="Label rule: pope_official, exact or yes_xor_no.")] = "pope_official",
@@ -105,8 +168,8 @@ def analyze(
 
 
 @app.command()
-def sql(url: Url, query: Annotated[str, typer.Argument(help="One SQL statement.")]) -> None:
-    """Ask a lake in SQL. Tables: runs, examples, answers, results.
+def sql(url: options.Url, query: Annotated[str, typer.Argument(help="One SQL statement.")]) -> None:
+    """Ask a lake in SQL. Tables: runs, examples, answers, samples, skipped, results.
 
     Example: vlmlake sql ./lake "select split, count(*) from examples group by split"
     """

@@ -1,4 +1,4 @@
-"""The main job in one go: draw scenes, run the tiny model once, answer from the store."""
+"""The main job in one go: draw scenes, run the tiny models once, answer from the store."""
 
 from __future__ import annotations
 
@@ -14,38 +14,47 @@ from rich.console import Console
 from rich.table import Table
 
 from vlmlake.analysis.analyze import analyze
-from vlmlake.console import extract_with_progress
+from vlmlake.console.extraction import extract_with_progress
 from vlmlake.store_schema.schema import PROMPT_LAST
 
 ANSWER_TOKENS = 4
+TINY_MODELS = ("tiny-llava", "tiny-paligemma", "tiny-qwen2-vl")
 
 
 def run_demo(console: Console, folder: Path, images: int, seed: int = 1) -> None:
     """Make a small lake below `folder` and print what it tells. Running it again finds the lake and only answers."""
-    from vlmlake.ingest.datasets.shapes import write_benchmark
+    from vlmlake.ingest.decoding import Decoding
     from vlmlake.ingest.job import Job
+    from vlmlake.ingest.model_source import ModelSource
 
     started = time.monotonic()
-    scenes, lake = folder / f"scenes-{images}", folder / "lake"
-    model = Path(str(files("vlmlake.ingest") / "checkpoints" / "tiny-llava"))
-    console.print(f"1. draw {images} scenes with POPE's three kinds of questions into {scenes}")
-    write_benchmark(scenes, images, seed)
-    console.print(f"2. run {model.name} once over them and keep what happened inside it in {lake}")
-    job = Job(model=str(model), dataset=f"pope:{scenes}", lake=str(lake), answer_tokens=ANSWER_TOKENS)
-    run = extract_with_progress(console, job)
-    console.print("3. answer from the store, without the model")
-    found = analyze(str(lake), run=run)
-    found.raise_refusals()
-    _print_answers(console, found.table)
+    lake = folder / "lake"
+    console.print(f"1. run three tiny models once over {images} drawn scenes, keep what happened inside them in {lake}")
+    runs = []
+    for model in checkpoints():
+        source = ModelSource(str(model))
+        job = Job(source, (f"shapes:{images}@{seed}",), str(lake), decoding=Decoding(answer_tokens=ANSWER_TOKENS))
+        runs.append(extract_with_progress(console, job))
+    console.print("2. answer from the store, without the models")
+    for run in runs:
+        found = analyze(str(lake), run=run)
+        found.raise_refusals()
+        console.print(f"\n{run}")
+        _print_answers(console, found.table)
     console.print(f"\nAll of it took {time.monotonic() - started:.0f} s. The lake lies in {lake}. Try next:")
     for command in next_commands(lake):
         console.print(f"  {command}", soft_wrap=True)
 
 
+def checkpoints() -> list[Path]:
+    """The tiny models that the package carries, one per family."""
+    return [Path(str(files("vlmlake.ingest") / "checkpoints" / name)) for name in TINY_MODELS]
+
+
 def next_commands(lake: Path) -> Sequence[str]:
     """Three commands for a reader who wants to go on."""
     confident_errors = (
-        "select distinct e.image, e.question, a.answer, a.first_log_prob "
+        "select distinct e.run, e.image, e.question, a.answer, a.first_log_prob "
         "from examples e join answers a using (run, example) "
         "where e.gold <> lower(trim(a.answer)) order by a.first_log_prob desc limit 10"
     )

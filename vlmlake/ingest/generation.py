@@ -1,186 +1,283 @@
-"""One batch through the model: the prefix once per image, every question's suffix, the greedy answer token by token.
+"""One batch through the model: the prefix once per image, every question's suffix, then the answers token by token.
 
-The decoder is causal, so what lies before the question is computed once and its key-value cache repeated. Suffixes are
-padded on the left: the last column is every example's `prompt_last`. Answer tokens are captured as they are decoded.
+Where the family is causal, what lies before the question is computed once and its key-value cache repeated; else every
+prompt goes through whole. The greedy answer is captured as it is decoded; sampled answers are further branches of the
+same steps, each seeing the prompt and its own tokens only.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
 
 from vlmlake.errors import VlmlakeError
-from vlmlake.ingest.capture import recording
+from vlmlake.ingest.answers import Answer, Choices
+from vlmlake.ingest.cache import with_room
+from vlmlake.ingest.capture import ALL, LAST, Keep, Kept, Wanted, recording
+from vlmlake.ingest.columns import Columns, Padded
+from vlmlake.ingest.decoding import Decoding
 from vlmlake.ingest.families.base import Family, ImageInputs, Prompt
+from vlmlake.ingest.host import Host
+from vlmlake.store_schema.schema import ROLES
+
+IMAGE = ROLES.index("image")
 
 
 @dataclass(frozen=True)
-class Answer:
-    """A greedy answer. ids, log_probs (natural log): the generated tokens, the end token included where one came.
-
-    captured: how many of them have states, all but the end token. first_gap: between the two largest logits of the
-    first token; first_entropy: of its distribution, in nats.
+class Questions:
+    """The questions of one batch. images: one per prefix; prompts, keys: one per question, keys name its image and
+    text; prefix_of says which prefix a question continues. blanks: gray images in place of the images, for the
+    control.
     """
 
-    ids: tuple[int, ...]
-    log_probs: tuple[float, ...]
-    captured: int
-    first_gap: float
-    first_entropy: float
+    images: Sequence[ImageInputs]
+    prompts: Sequence[Prompt]
+    keys: Sequence[str]
+    prefix_of: Sequence[int]
+    blanks: Sequence[ImageInputs] | None = None
 
-    @property
-    def finish(self) -> str:
-        return "length" if self.captured == len(self.ids) else "stop"
+    def first_of(self, prefix: int) -> Prompt:
+        """The prompt of the first question that continues a prefix."""
+        return self.prompts[self.prefix_of.index(prefix)]
 
 
 @dataclass(frozen=True)
 class Pass:
-    """What the forwards of one batch left, on the CPU; `width` is the padded length of the suffixes.
+    """What the forwards of one batch left, on the host.
 
-    prefix_states: [prefixes, layers, prefix tokens, hidden]. states: [examples, layers, width + steps, hidden].
-    attention: first the rows of the suffixes [examples, blocks, heads, width, keys], then one such array per decoded
-    token with one query and one key more each time; keys run over prefix, padded suffix, answer.
-    logits: [examples, 1 + steps, vocab] at prompt_last and at every decoded token. Floats are float32.
+    prefix: one row per prefix, its columns `columns.prefix`; its rows' keys are those columns, and the suffix's where
+    the prefix is not shared. suffix: one row per question, keys over all columns. steps: one column each, keys over
+    all columns and the answer so far. answers: greedy, one per question; samples: the drawn ones. blank: states and
+    logits at prompt_last with the gray image.
     """
 
-    width: int
-    prefix_states: np.ndarray
-    states: np.ndarray
-    attention: tuple[np.ndarray, ...]
-    logits: np.ndarray
+    columns: Columns
+    prefix: Kept
+    suffix: Kept
+    steps: tuple[Kept, ...]
     answers: tuple[Answer, ...]
+    samples: tuple[tuple[Answer, ...], ...]
+    blank: Kept | None
 
 
 @torch.inference_mode()
-def run_batch(
-    family: Family,
-    images: Sequence[ImageInputs],
-    prompts: Sequence[Prompt],
-    prefix_of: Sequence[int],
-    answer_tokens: int,
-) -> Pass:
-    """Run one batch.
+def run_batch(family: Family, wanted: Wanted, asked: Questions, decoding: Decoding, shared: bool) -> Pass:
+    """Run one batch. shared: compute each prefix once for all its questions; the family must be causal.
 
-    images: one per prefix. prompts: one per example; prefix_of says which image each is about. Prefixes of a batch have
-    one length. answer_tokens: generate at most so many.
-
-    Raises VlmlakeError if the prefixes differ in length, the device's memory is too small, or a value is not finite.
+    Raises VlmlakeError if the device's memory is too small or a value is not finite.
     """
-    splits = {prompt.split for prompt in prompts}
-    if len(splits) != 1:
-        raise VlmlakeError(f"prefixes of one batch have the lengths {sorted(splits)}: expected one length")
+    host = Host(wanted.dtype)
+    columns = Columns.of(asked.prompts)
+    run = _Run(family, wanted, host, columns, shared)
     try:
-        prefix_states, cache = _run_prefixes(family, images, prompts, prefix_of)
-        steps = _run_suffixes(family, prompts, cache, answer_tokens)
+        room = columns.suffix * shared + decoding.answer_tokens * (1 + decoding.samples)
+        prompt = run.prompt(asked.images, asked.prompts, asked.prefix_of, run.keeping(), room)
+        steps, choices = run.answers(asked, prompt, decoding)
+        blank = run.blank(asked) if asked.blanks else None
     except torch.OutOfMemoryError as error:
-        raise VlmlakeError(f"{family.device} has no memory for {len(prompts)} examples: lower --batch-size") from error
-    states = np.concatenate([step.states for step in steps], axis=2)
-    logits = np.stack([step.logits for step in steps], axis=1)
-    if not (np.isfinite(prefix_states).all() and np.isfinite(states).all()) or np.isnan(logits).any():
+        raise VlmlakeError(
+            f"{family.device} has no memory for {len(asked.prompts)} examples: lower --batch-size"
+        ) from error
+    host.wait()
+    flags = [flag.cpu() for kept in (prompt.prefix, prompt.suffix, *steps) for flag in kept.finite]
+    if not torch.stack(flags).all() or not prompt.logits.isnan().logical_not().all():
         raise VlmlakeError("the model's residual stream or logits hold NaN or infinity: load it in a wider dtype")
-    return Pass(
-        width=steps[0].states.shape[2],
-        prefix_states=prefix_states,
-        states=states,
-        attention=tuple(step.attention for step in steps),
-        logits=logits,
-        answers=_answers(logits[:, :answer_tokens], family.end_tokens),
-    )
+    greedy, samples = choices.answers()
+    return Pass(columns, prompt.prefix, prompt.suffix, steps, greedy, samples, blank)
 
 
 @dataclass(frozen=True)
-class _Step:
-    """One forward, of the padded suffixes or of one token each. Arrays as in Pass, with one position of logits."""
+class _Prompted:
+    """After the prompts: what was kept, the cache, which columns hold tokens, and the next token's logits, float32."""
 
-    states: np.ndarray
-    attention: np.ndarray
-    logits: np.ndarray
-
-
-def _run_prefixes(
-    family: Family, images: Sequence[ImageInputs], prompts: Sequence[Prompt], prefix_of: Sequence[int]
-) -> tuple[np.ndarray, Any]:
-    """Residual streams of every prefix, and the key-value cache repeated for the examples that continue it."""
-    first_of = [prefix_of.index(number) for number in range(len(images))]
-    ids = np.stack([prompts[index].ids[: prompts[index].split] for index in first_of])
-    with recording(family, attention=False) as prefix:
-        cache = family.model(
-            input_ids=torch.from_numpy(ids).long().to(family.device),
-            **family.stack_images(images),
-            use_cache=True,
-            logits_to_keep=1,
-        ).past_key_values
-    cache.batch_select_indices(torch.tensor(prefix_of, device=family.device))
-    return prefix.states.float().cpu().numpy(), cache
+    prefix: Kept
+    suffix: Kept
+    cache: Any
+    seen: torch.Tensor
+    logits: torch.Tensor
 
 
-def _run_suffixes(family: Family, prompts: Sequence[Prompt], cache: Any, answer_tokens: int) -> list[_Step]:
-    """The suffixes, then the largest logit's token of every example again and again, until all have ended."""
-    split = prompts[0].split
-    ids, seen = _left_padded([prompt.ids[split:] for prompt in prompts], pad=family.tokenizer.pad_token_id or 0)
-    tokens = torch.from_numpy(ids).long().to(family.device)
-    before = torch.ones(len(prompts), split, dtype=torch.long)
-    mask = torch.cat([before, torch.from_numpy(seen)], dim=1).to(family.device)
-    steps = [_step(family, tokens, mask, cache)]
-    running = np.ones(len(prompts), bool)
-    for _ in range(answer_tokens):
-        best = steps[-1].logits.argmax(-1)
-        running &= ~np.isin(best, list(family.end_tokens))
-        if not running.any():
-            break
-        tokens = torch.from_numpy(best)[:, None].to(family.device)
-        mask = torch.cat([mask, torch.ones_like(tokens)], dim=1)
-        steps.append(_step(family, tokens, mask, cache))
-    return steps
+@dataclass(frozen=True)
+class _Keeping:
+    """What the two forwards over the prompts keep."""
+
+    prefix: Keep
+    suffix: Keep
+    prefix_logits: slice | None
+    suffix_logits: slice | None
 
 
-def _step(family: Family, tokens: torch.Tensor, mask: torch.Tensor, cache: Any) -> _Step:
-    with recording(family, attention=True) as record:
-        logits = family.model(
-            input_ids=tokens,
-            attention_mask=mask,
-            position_ids=(mask.cumsum(-1) - 1).clamp(min=0)[:, -tokens.shape[1] :],
-            past_key_values=cache,
-            use_cache=True,
-            logits_to_keep=1,
-        ).logits[:, -1]
-    return _Step(record.states.float().cpu().numpy(), record.attention.cpu().numpy(), logits.float().cpu().numpy())
+@dataclass(frozen=True)
+class _Run:
+    family: Family
+    wanted: Wanted
+    host: Host
+    columns: Columns
+    shared: bool
 
-
-def _left_padded(rows: Sequence[np.ndarray], pad: int) -> tuple[np.ndarray, np.ndarray]:
-    """Rows as one matrix, padded on the left, and a matrix of ones where a token is."""
-    width = max(len(row) for row in rows)
-    ids = np.full((len(rows), width), pad, np.int64)
-    seen = np.zeros((len(rows), width), np.int64)
-    for number, row in enumerate(rows):
-        ids[number, width - len(row) :] = row
-        seen[number, width - len(row) :] = 1
-    return ids, seen
-
-
-def _answers(logits: np.ndarray, end_tokens: frozenset[int]) -> tuple[Answer, ...]:
-    """The largest logit's tokens of every example, cut after its first end token. logits: [examples, steps, vocab]."""
-    log_probs = logits - logits.max(-1, keepdims=True)
-    log_probs -= np.log(np.exp(log_probs).sum(-1, keepdims=True))
-    probabilities = np.exp(log_probs[:, 0])
-    entropies = -(probabilities * np.where(probabilities > 0, log_probs[:, 0], 0)).sum(-1)
-    two_largest = np.sort(logits[:, 0], axis=-1)[:, -2:]
-    answers = []
-    for number, chosen in enumerate(logits.argmax(-1)):
-        ends = np.flatnonzero(np.isin(chosen, list(end_tokens)))
-        captured = int(ends[0]) if len(ends) else len(chosen)
-        ids = chosen[: captured + 1]
-        answers.append(
-            Answer(
-                ids=tuple(ids.tolist()),
-                log_probs=tuple(log_probs[number, np.arange(len(ids)), ids].tolist()),
-                captured=captured,
-                first_gap=float(two_largest[number, 1] - two_largest[number, 0]),
-                first_entropy=float(entropies[number]),
-            )
+    def keeping(self) -> _Keeping:
+        """As the plan wants it: all tokens, or the last of the prompt."""
+        wanted = self.wanted
+        return _Keeping(
+            prefix=Keep(
+                states=ALL if "prefix_states" in wanted else None,
+                rows=ALL if "prefix_attention" in wanted else None,
+            ),
+            suffix=Keep(
+                states=ALL if "hidden_states" in wanted else LAST if "readout_states" in wanted else None,
+                rows=ALL if "attention" in wanted else LAST if "readout_attention" in wanted else None,
+                writes="attn_write" in wanted or "mlp_write" in wanted,
+            ),
+            prefix_logits=ALL if "prefix_logits" in wanted else None,
+            suffix_logits=ALL if "token_logits" in wanted else LAST if "logits" in wanted else None,
         )
-    return tuple(answers)
+
+    def prompt(
+        self,
+        images: Sequence[ImageInputs],
+        prompts: Sequence[Prompt],
+        prefix_of: Sequence[int],
+        keeping: _Keeping,
+        room: int,
+    ) -> _Prompted:
+        pad = self.family.tokenizer.pad_token_id or 0
+        suffixes = self.columns.suffixes(prompts, pad)
+        if not self.shared:
+            return self._whole(images, self.columns.prefixes(prompts, pad).beside(suffixes), keeping, room)
+        first_of = [prompts[prefix_of.index(number)] for number in range(len(images))]
+        prefixes = self.columns.prefixes(first_of, pad)
+        keep = Keep(keeping.prefix.states, keeping.prefix.rows, image=self._image(prefixes))
+        prefix, cache, logits = self._prefill(prefixes, images, keep, all_logits=keeping.prefix_logits == ALL)
+        prefix = self._with_logits(prefix, logits, keeping.prefix_logits)
+        cache = with_room(cache, torch.tensor(prefix_of), room)
+        seen = np.concatenate([prefixes.seen[list(prefix_of)], suffixes.seen], axis=1)
+        mask = self._tensor(seen)
+        with recording(self.family, self.wanted.layers, keeping.suffix, self.host) as suffix:
+            logits = self.family.model(
+                input_ids=self._tensor(suffixes.ids),
+                attention_mask=mask,
+                position_ids=self._positions(suffixes.positions),
+                past_key_values=cache,
+                use_cache=True,
+                logits_to_keep=0 if keeping.suffix_logits == ALL else 1,
+            ).logits
+        suffix = self._with_logits(suffix, logits, keeping.suffix_logits)
+        return _Prompted(prefix, suffix, cache, mask.bool(), logits[:, -1].float())
+
+    def _whole(self, images: Sequence[ImageInputs], padded: Padded, keeping: _Keeping, room: int) -> _Prompted:
+        """Prompts without a shared prefix; the same columns, in one forward."""
+        split = self.columns.prefix
+        keep = Keep(
+            states=keeping.prefix.states or _from(keeping.suffix.states, split),
+            rows=keeping.prefix.rows or _from(keeping.suffix.rows, split),
+            writes=keeping.suffix.writes,
+            image=self._image(padded),
+        )
+        every_logit = ALL in (keeping.prefix_logits, keeping.suffix_logits)
+        whole, cache, logits = self._prefill(padded, images, keep, every_logit)
+        prefix, suffix = whole.split(split, keep)
+        if every_logit:
+            prefix = self._with_logits(prefix, logits[:, :split], keeping.prefix_logits)
+        return _Prompted(
+            prefix,
+            self._with_logits(suffix, logits[:, split:] if every_logit else logits, keeping.suffix_logits),
+            with_room(cache, torch.arange(len(padded.ids)), room),
+            self._tensor(padded.seen).bool(),
+            logits[:, -1].float(),
+        )
+
+    def _prefill(
+        self, padded: Padded, images: Sequence[ImageInputs], keep: Keep, all_logits: bool
+    ) -> tuple[Kept, Any, torch.Tensor]:
+        ids = self._tensor(padded.ids)
+        with recording(self.family, self.wanted.layers, keep, self.host) as kept:
+            out = self.family.model(
+                input_ids=ids,
+                attention_mask=self._tensor(padded.seen),
+                position_ids=self._positions(padded.positions),
+                **self.family.stack_images(images),
+                **self.family.sequence_arguments(ids),
+                use_cache=True,
+                logits_to_keep=0 if all_logits else 1,
+            )
+        return kept, out.past_key_values, out.logits
+
+    def answers(self, asked: Questions, prompt: _Prompted, decoding: Decoding) -> tuple[tuple[Kept, ...], Choices]:
+        """Decode until every branch has ended or reached its length; only the greedy branch is kept."""
+        uniforms = np.stack([decoding.uniforms(key) for key in asked.keys])
+        choices = Choices(self.family.end_tokens, decoding, prompt.logits, torch.from_numpy(uniforms))
+        position = np.array([prompt.next_position for prompt in asked.prompts])
+        axes = len(asked.prompts[0].positions)
+        branch_of = torch.empty(0, dtype=torch.long, device=prompt.seen.device)
+        steps = []
+        while (branches := choices.running()) is not None:
+            places = np.broadcast_to(position[None, :, None], (axes, len(position), len(branches)))
+            branch_of = torch.cat([branch_of, branches])
+            own = branches[:, None] == branch_of
+            mask = torch.cat(
+                [
+                    prompt.seen[:, None, :].expand(-1, len(branches), -1),
+                    own.expand(len(position), -1, -1),
+                ],
+                dim=-1,
+            )
+            keep = self._step_keep(branch_of)
+            with recording(self.family, self.wanted.layers, keep, self.host) as step:
+                logits = self.family.model(
+                    input_ids=choices.last(branches),
+                    attention_mask=mask[:, None],
+                    position_ids=self._positions(places),
+                    past_key_values=prompt.cache,
+                    use_cache=True,
+                ).logits.float()
+            keep_logits = ALL if "logits" in self.wanted or "token_logits" in self.wanted else None
+            steps.append(self._with_logits(step, logits[:, :1], keep_logits))
+            choices.take(branches, logits)
+            position = position + 1
+        return tuple(steps), choices
+
+    def _step_keep(self, branch_of: torch.Tensor) -> Keep:
+        """The greedy branch, which is the first: its state, and its row over the prompt and its own tokens."""
+        one = slice(0, 1)
+        rows = "attention" in self.wanted or "readout_attention" in self.wanted
+        states = "hidden_states" in self.wanted or "readout_states" in self.wanted
+        prompt = torch.arange(self.columns.prefix + self.columns.suffix, device=branch_of.device)
+        own = len(prompt) + torch.nonzero(branch_of == 0)[:, 0]
+        branched = bool((branch_of != 0).any())
+        keys = torch.cat([prompt, own]) if branched else None
+        return Keep(states=one if states else None, rows=one if rows else None, keys=keys)
+
+    def blank(self, asked: Questions) -> Kept:
+        """States and logits at prompt_last with gray images; equal ones are computed once where prefixes are shared."""
+        assert asked.blanks is not None
+        keep = _Keeping(Keep(), Keep(states=LAST), prefix_logits=None, suffix_logits=LAST)
+        if self.shared:
+            grids = [image.grid for image in asked.blanks]
+            distinct = list(dict.fromkeys(grids))
+            images = [asked.blanks[grids.index(grid)] for grid in distinct]
+            prefix_of = [distinct.index(grids[prefix]) for prefix in asked.prefix_of]
+        else:
+            images, prefix_of = [asked.blanks[prefix] for prefix in asked.prefix_of], list(range(len(asked.prompts)))
+        return self.prompt(images, asked.prompts, prefix_of, keep, room=self.columns.suffix).suffix
+
+    def _image(self, padded: Padded) -> torch.Tensor | None:
+        return self._tensor(padded.roles == IMAGE) if "image_update" in self.wanted else None
+
+    def _with_logits(self, kept: Kept, logits: torch.Tensor, chosen: slice | None) -> Kept:
+        return kept if chosen is None else replace(kept, logits=self.host.take(logits[:, chosen]))
+
+    def _tensor(self, values: np.ndarray) -> torch.Tensor:
+        return torch.from_numpy(np.array(values)).to(self.family.device)
+
+    def _positions(self, positions: np.ndarray) -> torch.Tensor:
+        """[rows, columns] for families of one axis, [3, rows, columns] for those of three."""
+        return self._tensor(positions[0] if len(positions) == 1 else positions)
+
+
+def _from(chosen: slice | None, first: int) -> slice | None:
+    """Columns of the suffix, counted in the whole."""
+    return slice(first, None) if chosen == ALL else chosen

@@ -3,36 +3,39 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, field
 from typing import Any
 
 from vlmlake.errors import VlmlakeError
-from vlmlake.store_schema.schema import STORED_DTYPES
+from vlmlake.ingest.decoding import Decoding
+from vlmlake.ingest.model_source import ModelSource
+from vlmlake.store_schema.capture_plan import CapturePlan, read_plan
 
 
 @dataclass(frozen=True)
 class Job:
-    """What to run. model: folder or hub id; dataset: KIND:PATH; dtype: how activations are stored.
+    """What to run, on what, and what to keep.
 
-    batch_size: examples computed and committed together; answer_tokens: generate at most so many.
+    datasets: specs as KIND:WHAT, all in one run; images: the folder that their paths are relative to; columns: what a
+    table's columns are called. plan: what to keep. batch_size: questions computed and committed together. share_prefix:
+    compute what lies before the question once per image, where the family is causal. skip_bad: leave out examples whose
+    image is broken, and say so in the table `skipped`.
     """
 
-    model: str
-    dataset: str
+    model: ModelSource
+    datasets: tuple[str, ...]
     lake: str
-    images: Path | None = None
-    dtype: str = "float16"
+    images: str | None = None
+    columns: Mapping[str, str] = field(default_factory=dict)
+    plan: CapturePlan = field(default_factory=lambda: read_plan("suffix"))
+    decoding: Decoding = field(default_factory=Decoding)
     batch_size: int = 32
-    answer_tokens: int = 16
-    device: str = "cpu"
+    share_prefix: bool = True
+    skip_bad: bool = False
     storage_options: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
-        if not self.model:
-            raise VlmlakeError("the model is empty: expected a folder of save_pretrained or a hub id like org/name")
-        if self.dtype not in STORED_DTYPES:
-            raise VlmlakeError(f"dtype is {self.dtype}, expected one of {', '.join(STORED_DTYPES)}")
-        for name in ("batch_size", "answer_tokens"):
-            if getattr(self, name) < 1:
-                raise VlmlakeError(f"{name.replace('_', ' ')} is {getattr(self, name)}, expected at least 1")
+        if not self.datasets:
+            raise VlmlakeError("no dataset is named: expected at least one like pope:coco/coco_pope_random.json")
+        if self.batch_size < 1:
+            raise VlmlakeError(f"batch size is {self.batch_size}, expected at least 1")

@@ -6,20 +6,22 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
+from vlmlake.ingest.model_source import ModelSource
+
 IDENTIFYING = (".json", ".safetensors", ".bin", ".model", ".txt", ".jinja")
 READ_AT_ONCE = 1 << 20
 
 
-def model_identity(source: str, model: Any) -> dict[str, Any]:
+def model_identity(source: ModelSource, model: Any) -> dict[str, Any]:
     """Type, dtype and content of a loaded model.
 
-    source: as given to load_family. A local folder is identified by the SHA-256 of its files, a hub id by the commit
+    source: as given to load_family; a local folder is identified by the SHA-256 of its files, a hub id by the commit
     that was loaded.
     """
-    folder = Path(source).expanduser()
+    folder = Path(source.name).expanduser()
     content = {"sha256": _folder_digest(folder)} if folder.is_dir() else {"revision": model.config._commit_hash}
     return {
-        "name": (folder.resolve().name if folder.is_dir() else source.rpartition("/")[2]),
+        "name": (folder.resolve().name if folder.is_dir() else source.name.rpartition("/")[2]),
         "type": model.config.model_type,
         "dtype": str(model.dtype).removeprefix("torch."),
         **content,

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from importlib.metadata import version
+from typing import Any
 
 import numpy as np
 
-from vlmlake.ingest.attention_rows import IMPLEMENTATION
+from vlmlake.ingest.datasets import Example
+from vlmlake.ingest.datasets.image_source import ImageSource
+from vlmlake.ingest.datasets.survey import ImageFacts
 from vlmlake.ingest.families import Family
 from vlmlake.ingest.job import Job
-from vlmlake.ingest.model_identity import model_identity
-from vlmlake.ingest.rows import Question
-from vlmlake.store_schema.capture_plan import Batch, plan_extents
-from vlmlake.store_schema.run_record import RunRecord, fingerprint
-from vlmlake.store_schema.schema import FORMAT_VERSION, layer_names, position_names
+from vlmlake.store_schema.run_record import RunRecord
+from vlmlake.store_schema.schema import FORMAT_VERSION, Extents
 
 CHANGING_GREEDY = (
     "repetition_penalty",
@@ -33,44 +36,58 @@ CHANGING_GREEDY = (
 RECORDED_PACKAGES = ("vlmlake", "torch", "transformers", "tokenizers", "numpy", "zarr", "pillow")
 
 
-def run_record(job: Job, family: Family, questions: Sequence[Question], batches: Sequence[Batch]) -> RunRecord:
+def run_record(
+    job: Job,
+    family: Family,
+    model: Mapping[str, Any],
+    examples: Sequence[Example],
+    facts: Mapping[ImageSource, ImageFacts],
+    rows: int,
+    extents: Extents,
+    layers: tuple[str, ...],
+    positions: tuple[str, ...],
+) -> RunRecord:
     """The same model, data, prompt, plan and generation give the same name, wherever they lie."""
-    model = model_identity(job.model, family.model)
+    arrays = tuple(spec.name for spec in job.plan.specs)
     identity = {
         "format_version": FORMAT_VERSION,
         "model": model,
-        "dataset": _dataset_identity(job, questions),
+        "dataset": _dataset_identity(job, examples, facts),
         "image_processor": type(family.image_processor).__name__,
         "prompt_template": {"id": family.template_id, "text": family.template},
-        "plan": {"name": "suffix", "batch_size": job.batch_size, "padding_side": "left"},
+        "plan": {
+            "name": job.plan.name,
+            "arrays": arrays,
+            "layers": layers,
+            "positions": positions,
+            "batch_size": job.batch_size,
+            "padding_side": "left",
+            "shared_prefix": job.share_prefix and not family.image_sees_question,
+        },
         "generation": {
             "greedy": True,
-            "answer_tokens": job.answer_tokens,
+            **_sampling(job),
             "generation_config_not_applied": _not_applied(family),
         },
-        "stored_dtype": job.dtype,
-        "attention": IMPLEMENTATION,
+        "stored_dtype": job.plan.dtype,
+        "attention": job.model.attention,
     }
     return RunRecord(
         model=model["name"],
-        identity=identity,
-        examples=len(questions),
-        extents=plan_extents(
-            batches,
-            family.decoder,
-            suffix_lengths=[question.prompt.suffix_length for question in questions],
-            prefix_lengths=[question.prompt.split for question in questions],
-            answer_tokens=job.answer_tokens,
-        ),
-        stored_dtype=job.dtype,
-        layers=layer_names(family.decoder.blocks),
-        positions=position_names(job.answer_tokens),
+        identity=json.loads(json.dumps(identity)),
+        examples=len(examples),
+        rows=rows,
+        extents=extents,
+        stored_dtype=job.plan.dtype,
+        arrays=arrays,
+        layers=layers,
+        positions=positions,
         final_norm=family.final_norm_record,
         versions={
             "python": platform.python_version(),
             "device": str(family.device),
-            "model": job.model,
-            "dataset": job.dataset,
+            "model": job.model.name,
+            "dataset": list(job.datasets),
             **{name: version(name) for name in RECORDED_PACKAGES},
         },
     )
@@ -80,8 +97,14 @@ def once_arrays(family: Family) -> dict[str, np.ndarray]:
     """What the whole run shares: `unembedding` [vocab, hidden] and `final_norm` [hidden], float32."""
     return {
         "unembedding": family.unembedding.weight.detach().float().cpu().numpy(),
-        "final_norm": family.final_norm.weight.detach().float().cpu().numpy(),
+        "final_norm": family.final_norm_scale.cpu().numpy(),
     }
+
+
+def _sampling(job: Job) -> dict[str, object]:
+    """The settings of the draws count only where there are draws."""
+    settings = asdict(job.decoding)
+    return settings if job.decoding.samples else {"answer_tokens": job.decoding.answer_tokens, "samples": 0}
 
 
 def _not_applied(family: Family) -> dict[str, object]:
@@ -90,9 +113,12 @@ def _not_applied(family: Family) -> dict[str, object]:
     return {name: settings[name] for name in CHANGING_GREEDY if settings.get(name) not in (None, 1, 1.0, 0, [], {})}
 
 
-def _dataset_identity(job: Job, questions: Sequence[Question]) -> dict[str, object]:
-    rows = [
-        [*question.example.key, question.example.question_id, question.example.gold, question.image_sha256]
-        for question in questions
-    ]
-    return {"kind": job.dataset.partition(":")[0], "rows": len(rows), "sha256": fingerprint(rows)}
+def _dataset_identity(
+    job: Job, examples: Sequence[Example], facts: Mapping[ImageSource, ImageFacts]
+) -> dict[str, object]:
+    digest = hashlib.sha256()
+    for example in examples:
+        row = [example.id, example.image, example.question, example.gold, facts[example.source].sha256]
+        digest.update(json.dumps(row, ensure_ascii=False).encode() + b"\n")
+    kinds = sorted({spec.partition(":")[0] for spec in job.datasets})
+    return {"kinds": kinds, "rows": len(examples), "sha256": digest.hexdigest()}

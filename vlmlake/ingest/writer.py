@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from queue import Queue
 from types import TracebackType
@@ -20,11 +21,15 @@ class BackgroundWriter:
     def __init__(self, waiting: int = 2) -> None:
         self._tasks: Queue[Task | None] = Queue(maxsize=waiting)
         self._error: BaseException | None = None
+        self.waited = 0.0
+        """Seconds that `put` has waited for room."""
         self._thread = threading.Thread(target=self._work, name="vlmlake-writer")
 
     def put(self, task: Task) -> None:
         self._raise()
+        began = time.monotonic()
         self._tasks.put(task)
+        self.waited += time.monotonic() - began
 
     def __enter__(self) -> BackgroundWriter:
         self._thread.start()

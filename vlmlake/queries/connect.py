@@ -11,11 +11,15 @@ import pyarrow as pa
 from vlmlake.errors import VlmlakeError
 from vlmlake.store_schema.lake import Lake, open_lake
 
-VIEWS = ("examples", "answers", "results")
+VIEWS = ("examples", "answers", "batches", "skipped", "results")
+SAMPLES = """
+CREATE TEMP VIEW samples AS
+SELECT run, example, unnest(sample) FROM (SELECT run, example, unnest(samples) AS sample FROM batches)
+"""
 
 
 def connect(url: str, storage_options: Mapping[str, Any] | None = None) -> duckdb.DuckDBPyConnection:
-    """A DuckDB connection with the views `runs`, `examples`, `answers` and `results` over all runs of a lake.
+    """A DuckDB connection with a view `runs` and one per table (lake.TABLES) over all runs of a lake.
 
     The tables are Arrow datasets read on demand, projections and filters pushed down. The connection itself can reach
     no file, no network and no Python variable: a query sees the lake and nothing else.
@@ -26,6 +30,7 @@ def connect(url: str, storage_options: Mapping[str, Any] | None = None) -> duckd
     connection = duckdb.connect()
     for view in VIEWS:
         connection.register(view, lake.arrow(view))
+    connection.execute(SAMPLES)
     connection.register("runs", runs_table(lake))
     for setting in (
         "python_enable_replacements = false",

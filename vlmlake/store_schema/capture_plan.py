@@ -1,92 +1,133 @@
-"""Which example lands in which row of which batch, and how long every axis must be: the plan before anything runs."""
+"""What a run keeps: which arrays, which layers, which answer positions, in which dtype. Three plans by name, more by
+TOML.
+"""
 
 from __future__ import annotations
 
+import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
-from vlmlake.store_schema.schema import Extents, layer_names, position_names
+from vlmlake.errors import VlmlakeError
+from vlmlake.store_schema.schema import (
+    ALWAYS,
+    ARRAYS,
+    BLANK_ARRAYS,
+    EMBED,
+    PROMPT_LAST,
+    STORED_DTYPES,
+    ArraySpec,
+    layer_names,
+    position_names,
+)
 
+READOUT_ARRAYS = ("readout_states", "logits", "attn_write", "mlp_write", "image_update")
+SUFFIX_ARRAYS = ("hidden_states", "prefix_states", "attention", *READOUT_ARRAYS)
+BUILT_IN = {
+    "full": (*SUFFIX_ARRAYS, "prefix_attention", "token_logits", "prefix_logits"),
+    "suffix": SUFFIX_ARRAYS,
+    "readout": (*READOUT_ARRAYS, "readout_attention"),
+}
+DEFAULT_PLAN = "suffix"
 
-@dataclass(frozen=True)
-class Batch:
-    """Examples that are computed, written and committed together.
-
-    number: place in the run, from 0. prefixes: one item per distinct prefix, its examples as indices into the run's
-    examples; questions about the same image share a prefix where the family allows it.
-    """
-
-    number: int
-    prefixes: tuple[tuple[int, ...], ...]
-
-    @property
-    def examples(self) -> tuple[int, ...]:
-        """Indices of the run's examples, in the order of their rows."""
-        return tuple(index for prefix in self.prefixes for index in prefix)
-
-    @property
-    def prefix_of(self) -> tuple[int, ...]:
-        """For each example, which of the batch's prefixes it continues."""
-        return tuple(number for number, prefix in enumerate(self.prefixes) for _ in prefix)
-
-
-def plan_batches(prefix_keys: Sequence[str], batch_size: int) -> tuple[Batch, ...]:
-    """Cut a run into batches of at most `batch_size` examples, keeping examples of one prefix key together.
-
-    prefix_keys: one key per example; equal keys may share a prefix. A key with more than `batch_size` examples is cut,
-    and its prefix is computed and stored once per piece. The same input always gives the same batches.
-
-    >>> [batch.prefixes for batch in plan_batches(["a", "b", "a", "c"], batch_size=3)]
-    [((0, 2), (1,)), ((3,),)]
-    """
-    if batch_size < 1:
-        raise ValueError(f"batch size is {batch_size}, expected at least 1")
-    groups: dict[str, list[int]] = {}
-    for index, key in enumerate(prefix_keys):
-        groups.setdefault(key, []).append(index)
-    pieces = [
-        tuple(group[start : start + batch_size])
-        for group in groups.values()
-        for start in range(0, len(group), batch_size)
-    ]
-    batches: list[list[tuple[int, ...]]] = []
-    filled = batch_size
-    for piece in pieces:
-        if filled + len(piece) > batch_size:
-            batches.append([])
-            filled = 0
-        batches[-1].append(piece)
-        filled += len(piece)
-    return tuple(Batch(number, tuple(prefixes)) for number, prefixes in enumerate(batches))
+CHOOSABLE = tuple(spec.name for spec in ARRAYS if spec.name not in (*ALWAYS, *BLANK_ARRAYS))
+"""Arrays that a plan may name; `--blank` adds its own two, and what ALWAYS lists comes with every run."""
 
 
 @dataclass(frozen=True)
-class Decoder:
-    """What the plan must know of a model's decoder: block and head counts, residual width, vocabulary size."""
+class CapturePlan:
+    """What to keep.
 
-    blocks: int
-    heads: int
-    hidden: int
-    vocab: int
+    arrays: names of CHOOSABLE. layers: labels of the layers to keep, none for all. positions: labels of the positions
+    to keep (`prompt_last`, `answer_0`, ...), none for all. dtype: how activations are stored. blank: keep the readout
+    states and logits of the gray-image control too.
+    """
+
+    name: str
+    arrays: tuple[str, ...]
+    layers: tuple[str, ...] | None = None
+    positions: tuple[str, ...] | None = None
+    dtype: str = "float16"
+    blank: bool = False
+
+    def __post_init__(self) -> None:
+        where = f"plan {self.name}"
+        _require_known(where, "arrays", self.arrays, CHOOSABLE)
+        for field in ("layers", "positions"):
+            chosen = getattr(self, field)
+            if chosen is not None and (not chosen or len(set(chosen)) != len(chosen)):
+                raise VlmlakeError(f"{where}: {field} is {list(chosen)}, expected different labels, at least one")
+        if self.positions is not None and PROMPT_LAST not in self.positions:
+            raise VlmlakeError(f"{where}: positions lack {PROMPT_LAST}, which every answer starts from")
+        if self.layers == (EMBED,):
+            raise VlmlakeError(f"{where}: {EMBED} alone is no block; expected at least one like block_0")
+        if self.dtype not in STORED_DTYPES:
+            raise VlmlakeError(f"{where}: dtype is {self.dtype}, expected one of {', '.join(STORED_DTYPES)}")
+
+    @property
+    def specs(self) -> tuple[ArraySpec, ...]:
+        """The arrays of a run under this plan, in the order of schema.ARRAYS."""
+        names = {*self.arrays, *ALWAYS, *(BLANK_ARRAYS if self.blank else ())}
+        return tuple(spec for spec in ARRAYS if spec.name in names)
+
+    def chosen_layers(self, blocks: int) -> tuple[str, ...]:
+        """Labels of the run's layer axis for a decoder of so many blocks. Raises VlmlakeError for one it has not."""
+        return _chosen(self.name, "layers", self.layers, layer_names(blocks))
+
+    def chosen_positions(self, answer_tokens: int) -> tuple[str, ...]:
+        """Labels of the run's position axis for answers of so many tokens. Raises VlmlakeError for one beyond them."""
+        return _chosen(self.name, "positions", self.positions, position_names(answer_tokens))
 
 
-def plan_extents(
-    batches: Sequence[Batch],
-    decoder: Decoder,
-    suffix_lengths: Sequence[int],
-    prefix_lengths: Sequence[int],
-    answer_tokens: int,
-) -> Extents:
-    """Lengths of all axes. suffix_lengths, prefix_lengths: prompt tokens of every example after and up to the split."""
-    return Extents(
-        batches=len(batches),
-        example_rows=max(len(batch.examples) for batch in batches),
-        prefix_rows=max(len(batch.prefixes) for batch in batches),
-        layers=len(layer_names(decoder.blocks)),
-        heads=decoder.heads,
-        tokens=max(suffix_lengths) + answer_tokens,
-        prefix_tokens=max(prefix_lengths),
-        positions=len(position_names(answer_tokens)),
-        hidden=decoder.hidden,
-        vocab=decoder.vocab,
-    )
+def read_plan(name: str, dtype: str | None = None, blank: bool = False) -> CapturePlan:
+    """The plan of that name, or from a TOML file with the keys arrays, layers, positions and dtype, all optional.
+
+    What a file leaves out is as in `suffix`. dtype, where given, overrides the file's. Raises VlmlakeError for an
+    unknown name or a malformed file.
+
+        arrays = ["readout_states", "logits"]
+        layers = ["embed", "block_20", "block_31"]
+        positions = ["prompt_last"]
+        dtype = "float32"
+    """
+    if name in BUILT_IN:
+        return CapturePlan(name, BUILT_IN[name], dtype=dtype or CapturePlan.dtype, blank=blank)
+    path = Path(name).expanduser()
+    if not name.endswith(".toml"):
+        raise VlmlakeError(f"no plan named {name}: expected {', '.join(BUILT_IN)} or a file ending in .toml")
+    try:
+        fields = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise VlmlakeError(f"no plan at {name}: the file is not there") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise VlmlakeError(f"{name} is not valid TOML: {error}") from error
+    _require_known(name, "keys", list(fields), ("arrays", "layers", "positions", "dtype"))
+    lists = {
+        field: _labels(name, field, fields[field]) for field in ("arrays", "layers", "positions") if field in fields
+    }
+    stored = dtype or fields.get("dtype", CapturePlan.dtype)
+    arrays = lists.pop("arrays", SUFFIX_ARRAYS)
+    return CapturePlan(path.stem, arrays, dtype=stored, blank=blank, **lists)
+
+
+def _labels(where: str, field: str, value: Any) -> tuple[str, ...]:
+    if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+        raise VlmlakeError(f"{where}: {field} is {value!r}, expected a list of names")
+    return tuple(value)
+
+
+def _require_known(where: str, what: str, given: Sequence[str], known: Sequence[str]) -> None:
+    unknown = [name for name in given if name not in known]
+    if unknown:
+        raise VlmlakeError(f"{where}: unknown {what} {', '.join(unknown)}; expected some of {', '.join(known)}")
+
+
+def _chosen(plan: str, what: str, chosen: tuple[str, ...] | None, there: tuple[str, ...]) -> tuple[str, ...]:
+    if chosen is None:
+        return there
+    beyond = [label for label in chosen if label not in there]
+    if beyond:
+        raise VlmlakeError(f"plan {plan}: no {what} {', '.join(beyond)} here; there are {there[0]} ... {there[-1]}")
+    return tuple(label for label in there if label in chosen)

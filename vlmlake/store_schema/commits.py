@@ -11,7 +11,6 @@ from vlmlake.errors import VlmlakeError
 from vlmlake.store_schema import paths, tables
 from vlmlake.store_schema.arrays import Arrays, Targets, allocate, shard_files, write_batch, write_once
 from vlmlake.store_schema.run_record import RunRecord, read_record
-from vlmlake.store_schema.schema import BATCH_ARRAYS
 from vlmlake.store_schema.storage import Storage
 
 BATCH_FILE = re.compile(r"(\d{6})\.parquet")
@@ -30,15 +29,23 @@ def run_exists(storage: Storage, record: RunRecord) -> bool:
     return True
 
 
-def create_run(storage: Storage, record: RunRecord, once: Arrays, vocabulary: Sequence[str]) -> None:
+def create_run(
+    storage: Storage,
+    record: RunRecord,
+    once: Arrays,
+    vocabulary: Sequence[str],
+    skipped: Sequence[Mapping[str, Any]] = (),
+) -> None:
     """Lay out a new run, its record last.
 
-    once: `unembedding` and `final_norm`. vocabulary: the text of every token id.
+    once: `unembedding` and `final_norm`. vocabulary: the text of every token id. skipped: rows of tables.SKIPPED.
     """
     write_once(allocate(storage, record), once)
     storage.sync(storage.files(paths.arrays(record.name)))
     words = [{"id": number, "text": text} for number, text in enumerate(vocabulary)]
     storage.write(paths.vocabulary(record.name), tables.to_parquet(words, tables.VOCABULARY))
+    if skipped:
+        storage.write(paths.skipped(record.name), tables.to_parquet(skipped, tables.SKIPPED))
     storage.write(paths.run_record(record.name), record.to_json())
 
 
@@ -50,7 +57,7 @@ def committed_batches(storage: Storage, record: RunRecord) -> tuple[int, ...]:
     """
     found = (BATCH_FILE.fullmatch(name) for name in storage.names(paths.batches(record.name)))
     numbers = {int(match[1]) for match in found if match}
-    for spec in BATCH_ARRAYS:
+    for spec in record.batch_specs:
         if not numbers:
             break
         shards = storage.names(f"{paths.arrays(record.name)}/{spec.name}/c")
@@ -77,7 +84,7 @@ def commit_batch(
     targets: the run's arrays, open for writing. rows: one mapping per example with the columns of `tables.BATCH`.
     """
     largest = write_batch(storage, record, targets, number, arrays)
-    shards = shard_files(record.name, number)
+    shards = shard_files(record, number)
     storage.sync(shards)
     metadata = {"run": record.name, **{f"largest:{name}": repr(value) for name, value in largest.items()}}
     commit = tables.to_parquet(rows, tables.BATCH, metadata)

@@ -18,6 +18,9 @@ from vlmlake.store_schema.run_record import read_record
 from vlmlake.store_schema.schema import FORMAT_VERSION
 from vlmlake.store_schema.storage import Storage
 
+TABLES = ("examples", "answers", "samples", "skipped", "results")
+"""Tables of a lake."""
+
 
 def open_lake(url: str, storage_options: Mapping[str, Any] | None = None) -> Lake:
     """Open the lake at `url` for reading.
@@ -99,20 +102,27 @@ class Lake(Mapping[str, xr.Dataset]):
         return xr.DataTree.from_dict({name: self[name] for name in self.runs})
 
     def arrow(self, table: str) -> pads.Dataset:
-        """`examples`, `answers` or `results` of all runs as a lazy Arrow dataset; only committed rows are there.
+        """One of TABLES, all runs together, as a lazy Arrow dataset; only committed rows are there.
+
+        `batches` holds the samples of each example as a list; `table` has them as rows.
 
         Raises VlmlakeError if there is no such table.
         """
         if table == "results":
             return tables.scan(self.storage, self._result_files(), tables.RESULTS)
-        batch_tables = {"examples": tables.EXAMPLES, "answers": tables.ANSWERS}
+        if table == "skipped":
+            files = [path for path in map(paths.skipped, self.runs) if self.storage.exists(path)]
+            return tables.scan(self.storage, files, tables.SKIPPED)
+        batch_tables = {"examples": tables.EXAMPLES, "answers": tables.ANSWERS, "batches": tables.BATCH}
         if table not in batch_tables:
-            raise VlmlakeError(f"no table named {table}: there are examples, answers and results")
+            raise VlmlakeError(f"no table named {table}: there are {', '.join(TABLES)}")
         files = [path for name in self.runs for path in self.run(name).batch_files()]
         return tables.scan(self.storage, files, batch_tables[table])
 
     def table(self, name: str) -> pl.DataFrame:
-        """`examples`, `answers` or `results` of all runs in memory."""
+        """One of TABLES, all runs together, in memory. Raises VlmlakeError if there is no such table."""
+        if name == "samples":
+            return tables.sample_rows(tables.frame(self.arrow("batches")))
         return tables.frame(self.arrow(name))
 
     def _result_files(self) -> list[str]:

@@ -22,6 +22,11 @@ def vocabulary(run: str) -> str:
     return f"{RUNS}/{run}/vocabulary.parquet"
 
 
+def skipped(run: str) -> str:
+    """Examples that the run left out because their image is broken; absent where there are none."""
+    return f"{RUNS}/{run}/skipped.parquet"
+
+
 def batches(run: str) -> str:
     """The folder of the commits."""
     return f"{RUNS}/{run}/batches"

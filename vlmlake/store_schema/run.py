@@ -15,10 +15,10 @@ from vlmlake.store_schema import paths, tables
 from vlmlake.store_schema.arrays import open_arrays
 from vlmlake.store_schema.commits import committed_batches
 from vlmlake.store_schema.run_record import RunRecord
-from vlmlake.store_schema.schema import ARRAYS, ROLES
+from vlmlake.store_schema.schema import ROLES
 from vlmlake.store_schema.storage import Storage
 
-WHOLE_DIMENSIONS = ("head", "token", "prefix_token", "query", "key", "hidden", "vocab")
+WHOLE_DIMENSIONS = ("head", "token", "prefix_token", "query", "prefix_query", "key", "hidden", "vocab")
 """Axes that a Dask chunk holds whole: one task reads one layer or position of one batch."""
 
 EXAMPLE_COORDINATES = (
@@ -61,7 +61,16 @@ class Run:
 
     def examples(self) -> pl.DataFrame:
         """One row per committed example with the columns of both tables, examples and answers, in row order."""
-        return tables.frame(tables.scan(self.storage, self.batch_files(), tables.BATCH)).sort("row")
+        return tables.frame(tables.scan(self.storage, self.batch_files(), tables.EXAMPLE_ROWS)).sort("row", "example")
+
+    def samples(self) -> pl.DataFrame:
+        """One row per committed example and sampled answer, with the columns of tables.SAMPLES."""
+        return tables.frame(tables.scan(self.storage, self.batch_files(), tables.BATCH)).pipe(tables.sample_rows)
+
+    def skipped(self) -> pl.DataFrame:
+        """One row per example that `--skip-bad` left out, with the columns of tables.SKIPPED."""
+        there = [path for path in (paths.skipped(self.name),) if self.storage.exists(path)]
+        return tables.frame(tables.scan(self.storage, there, tables.SKIPPED))
 
     @cached_property
     def vocabulary(self) -> tuple[str, ...]:
@@ -77,7 +86,7 @@ class Run:
         """
         extents = self.record.extents
         examples = self.examples()
-        open_arrays(self.storage, self.name)  # xarray would open a run that lacks arrays without a word
+        open_arrays(self.storage, self.record)  # xarray would open a run that lacks arrays without a word
         arrays = xr.open_zarr(
             self.storage.zarr_store(paths.arrays(self.name), read_only=True),
             consolidated=False,
@@ -90,7 +99,7 @@ class Run:
                 "position": 1,
             },
         )
-        arrays = arrays[[spec.name for spec in ARRAYS]]
+        arrays = arrays[list(self.record.arrays)]
         prefixes = np.unique(examples["prefix"].to_numpy())
         arrays = _rows(arrays, "example", examples["row"].to_numpy())
         arrays = _rows(arrays, "prefix", prefixes)
@@ -138,12 +147,12 @@ class Run:
 
     def array_bytes(self) -> dict[str, int]:
         """Bytes on disk of every array."""
-        return {spec.name: self.storage.size(f"{paths.arrays(self.name)}/{spec.name}") for spec in ARRAYS}
+        return {spec.name: self.storage.size(f"{paths.arrays(self.name)}/{spec.name}") for spec in self.record.specs}
 
 
 def _rows(arrays: xr.Dataset, dimension: str, rows: np.ndarray) -> xr.Dataset:
     """The given rows of an axis; the axis as it is where that is all of it."""
-    if len(rows) == arrays.sizes[dimension]:
+    if np.array_equal(rows, np.arange(arrays.sizes[dimension])):
         return arrays
     return arrays.isel({dimension: rows})
 

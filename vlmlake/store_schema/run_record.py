@@ -10,7 +10,7 @@ from typing import Any
 
 from vlmlake.errors import VlmlakeError
 from vlmlake.store_schema import paths
-from vlmlake.store_schema.schema import Extents
+from vlmlake.store_schema.schema import ARRAYS, ArraySpec, Extents
 from vlmlake.store_schema.storage import Storage
 
 JsonObject = Mapping[str, Any]
@@ -21,16 +21,19 @@ class RunRecord:
     """One run.
 
     model: short name, the first part of the run's name. identity: everything that decides the content (model, dataset,
-    prompt template, plan, generation, dtypes); its hash is the second part. examples: how many the run will hold.
-    layers, positions: labels of those axes. final_norm: kind and epsilon of the norm before the unembedding.
-    versions: what wrote the run, for the record only.
+    prompt template, plan, generation, dtypes); its hash is the second part. examples: how many the run will hold; rows:
+    how many distinct (image, question) pairs they are. arrays, layers, positions: what the plan keeps, the last two the
+    labels of their axes. final_norm: kind and epsilon of the norm before the unembedding. versions: what wrote the run,
+    for the record only.
     """
 
     model: str
     identity: JsonObject
     examples: int
+    rows: int
     extents: Extents
     stored_dtype: str
+    arrays: tuple[str, ...]
     layers: tuple[str, ...]
     positions: tuple[str, ...]
     final_norm: JsonObject
@@ -41,6 +44,16 @@ class RunRecord:
         """The model's short name and eight hexadecimal digits, as in `llava-1.5-7b-hf-3f9c2a1b`."""
         return f"{self.model}-{fingerprint(self.identity)[:8]}"
 
+    @property
+    def specs(self) -> tuple[ArraySpec, ...]:
+        """The run's arrays, in the order of schema.ARRAYS."""
+        return tuple(spec for spec in ARRAYS if spec.name in self.arrays)
+
+    @property
+    def batch_specs(self) -> tuple[ArraySpec, ...]:
+        """Those of which every batch writes one shard."""
+        return tuple(spec for spec in self.specs if not spec.once)
+
     def to_json(self) -> bytes:
         return json.dumps(asdict(self), indent=2, sort_keys=True).encode() + b"\n"
 
@@ -48,7 +61,7 @@ class RunRecord:
     def from_json(cls, text: bytes) -> RunRecord:
         """Raises ValueError, TypeError or KeyError if `text` is not what `to_json` writes."""
         fields = json.loads(text)
-        labels = {name: tuple(fields[name]) for name in ("layers", "positions")}
+        labels = {name: tuple(fields[name]) for name in ("arrays", "layers", "positions")}
         return cls(**{**fields, **labels, "extents": Extents(**fields["extents"])})
 
 

@@ -27,7 +27,18 @@ EMBED = "embed"
 PROMPT_LAST = "prompt_last"
 
 Dimension = Literal[
-    "example", "prefix", "layer", "head", "token", "prefix_token", "query", "key", "position", "hidden", "vocab"
+    "example",
+    "prefix",
+    "layer",
+    "head",
+    "token",
+    "prefix_token",
+    "query",
+    "prefix_query",
+    "key",
+    "position",
+    "hidden",
+    "vocab",
 ]
 BATCH_DIMENSIONS: tuple[Dimension, ...] = ("example", "prefix")
 """Axes along which a shard is one batch."""
@@ -40,7 +51,7 @@ class Extents:
     """Planned length of every axis of a run, padding included.
 
     `example_rows` and `prefix_rows` are the rows that one batch (one shard) owns on the example and the prefix axis.
-    `layers` counts `embed` and every decoder block; `token` counts the longest suffix with its answer.
+    `layers` and `positions` count those that the plan keeps; `tokens` counts the longest suffix with its answer.
     """
 
     batches: int
@@ -69,6 +80,7 @@ class Extents:
             "token": self.tokens,
             "query": self.tokens,
             "prefix_token": self.prefix_tokens,
+            "prefix_query": self.prefix_tokens,
             "key": self.prefix_tokens + self.tokens,
             "position": self.positions,
             "hidden": self.hidden,
@@ -96,7 +108,8 @@ class ArraySpec:
     """One array of the format.
 
     whole: dimensions that a chunk always holds whole; tokens: dimensions cut into pieces of TOKENS_A_CHUNK; grow:
-    dimensions that a chunk takes in, in this order, while it stays below CHUNK_BYTES. All others have length 1.
+    dimensions that a chunk takes in, in this order, while it stays below CHUNK_BYTES. All others have length 1. once:
+    written with the run and shared by all batches. blocks_only: has no values at the layer `embed`.
     """
 
     name: str
@@ -107,6 +120,7 @@ class ArraySpec:
     tokens: tuple[Dimension, ...] = ()
     grow: tuple[Dimension, ...] = ()
     once: bool = False
+    blocks_only: bool = False
 
     def dtype(self, stored: str) -> np.dtype[np.generic]:
         """The dtype on disk, given the run's dtype for activations."""
@@ -170,6 +184,7 @@ ARRAYS: tuple[ArraySpec, ...] = (
         whole=("key",),
         tokens=("query",),
         grow=("head", "example"),
+        blocks_only=True,
     ),
     ArraySpec(
         "readout_states",
@@ -183,6 +198,84 @@ ARRAYS: tuple[ArraySpec, ...] = (
         ("example", "position", "vocab"),
         "activation",
         "next-token logits at prompt_last and at the answer's tokens",
+        whole=("vocab",),
+        grow=("example",),
+    ),
+    ArraySpec(
+        "attn_write",
+        ("example", "layer", "hidden"),
+        "activation",
+        "what each block's attention added to the residual stream at prompt_last; nothing for `embed`",
+        whole=("hidden",),
+        grow=("example",),
+        blocks_only=True,
+    ),
+    ArraySpec(
+        "mlp_write",
+        ("example", "layer", "hidden"),
+        "activation",
+        "what each block's MLP added to the residual stream at prompt_last; nothing for `embed`",
+        whole=("hidden",),
+        grow=("example",),
+        blocks_only=True,
+    ),
+    ArraySpec(
+        "image_update",
+        ("prefix", "layer"),
+        "activation",
+        "mean over the image tokens of the norm of what each block added to them; nothing for `embed`",
+        whole=("prefix",),
+        blocks_only=True,
+    ),
+    ArraySpec(
+        "readout_attention",
+        ("example", "layer", "head", "position", "prefix_token"),
+        "activation",
+        "attention pattern of prompt_last and the answer's tokens over the prefix, image tokens among it; none for "
+        "`embed`",
+        whole=("prefix_token",),
+        grow=("head", "example"),
+        blocks_only=True,
+    ),
+    ArraySpec(
+        "prefix_attention",
+        ("prefix", "layer", "head", "prefix_query", "key"),
+        "activation",
+        "attention pattern of the prefix's tokens over the prompt: over the prefix where it is shared, and over the "
+        "suffix too where the family's prefix sees it",
+        whole=("key",),
+        tokens=("prefix_query",),
+        grow=("prefix_query", "head", "prefix"),
+        blocks_only=True,
+    ),
+    ArraySpec(
+        "token_logits",
+        ("example", "token", "vocab"),
+        "activation",
+        "next-token logits at every token of the suffix and the answer",
+        whole=("vocab",),
+        grow=("token", "example"),
+    ),
+    ArraySpec(
+        "prefix_logits",
+        ("prefix", "prefix_token", "vocab"),
+        "activation",
+        "next-token logits at every token of the prefix",
+        whole=("vocab",),
+        grow=("prefix_token", "prefix"),
+    ),
+    ArraySpec(
+        "blank_states",
+        ("example", "layer", "hidden"),
+        "activation",
+        "residual stream at prompt_last when the image is replaced by a gray one (128) of its size",
+        whole=("example", "hidden"),
+    ),
+    ArraySpec(
+        "blank_logits",
+        ("example", "vocab"),
+        "activation",
+        "next-token logits at prompt_last when the image is replaced by a gray one (128) of its size",
         whole=("vocab",),
         grow=("example",),
     ),
@@ -235,8 +328,15 @@ ARRAYS: tuple[ArraySpec, ...] = (
     ),
 )
 
-BATCH_ARRAYS = tuple(spec for spec in ARRAYS if not spec.once)
-"""Arrays of which every batch writes one shard."""
+ONCE_ARRAYS = tuple(spec for spec in ARRAYS if spec.once)
+"""Arrays that the whole run shares; all others get one shard from every batch."""
+
+TOKEN_ARRAYS = ("token_id", "token_role", "prefix_token_id", "prefix_token_role", "image_row", "image_column")
+ALWAYS = (*TOKEN_ARRAYS, *(spec.name for spec in ONCE_ARRAYS))
+"""Arrays of every run, whatever its plan."""
+
+BLANK_ARRAYS = ("blank_states", "blank_logits")
+"""Arrays of the gray-image control."""
 
 
 def layer_names(blocks: int) -> tuple[str, ...]:

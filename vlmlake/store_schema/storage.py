@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import posixpath
+import shutil
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -67,6 +68,15 @@ class Storage:
             return int(self.fs.du(self.full(path)))
         except FileNotFoundError:
             return 0
+
+    def free(self) -> int | None:
+        """Bytes free where the root lies or shall lie; none where that is not a local disk."""
+        if not self.local:
+            return None
+        folder = os.path.abspath(self.root)
+        while not os.path.isdir(folder):
+            folder = os.path.dirname(folder)
+        return shutil.disk_usage(folder).free
 
     def read(self, path: str) -> bytes:
         """Raises FileNotFoundError where nothing is there."""

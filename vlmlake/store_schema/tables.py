@@ -35,7 +35,7 @@ EXAMPLES = pa.schema(
     ]
 )
 """One row per example. prefix_tokens and suffix_tokens count the prompt before and after the split; `row` and `prefix`
-are the example's places on the arrays' example and prefix axes."""
+are the example's places on the arrays' example and prefix axes: examples of equal image and question have one row."""
 
 ANSWERS = pa.schema(
     [
@@ -54,8 +54,38 @@ ANSWERS = pa.schema(
 answer_tokens does not count it; finish is `stop` or `length`. Of the first answer token's distribution: the log-prob of
 the token taken, the gap between the two largest logits, and the entropy in nats."""
 
-BATCH = pa.unify_schemas([EXAMPLES, ANSWERS])
-"""What one batch's file holds: both tables side by side."""
+SAMPLES = pa.schema(
+    [
+        *KEYS,
+        ("sample", pa.int32()),
+        ("answer", pa.string()),
+        ("answer_tokens", pa.int32()),
+        ("token_ids", pa.list_(pa.int32())),
+        ("log_probs", pa.list_(pa.float32())),
+        ("finish", pa.string()),
+    ]
+)
+"""One row per sampled answer, columns as in ANSWERS. log_probs are the model's own, before temperature and top-p."""
+
+EXAMPLE_ROWS = pa.unify_schemas([EXAMPLES, ANSWERS])
+"""Examples and their greedy answers side by side."""
+
+BATCH = EXAMPLE_ROWS.append(pa.field("samples", pa.list_(pa.struct(list(SAMPLES)[len(KEYS) :]))))
+"""What one batch's file holds: EXAMPLE_ROWS, and the sampled answers of each example as a list."""
+
+SKIPPED = pa.schema(
+    [
+        *KEYS,
+        ("dataset", pa.string()),
+        ("split", pa.string()),
+        ("image", pa.string()),
+        ("question_id", pa.string()),
+        ("question", pa.string()),
+        ("gold", pa.string()),
+        ("reason", pa.string()),
+    ]
+)
+"""One row per example that was left out, and what was wrong with its image."""
 
 VOCABULARY = pa.schema([("id", pa.int32()), ("text", pa.string())])
 
@@ -97,6 +127,16 @@ def to_parquet(
     buffer = io.BytesIO()
     pq.write_table(table.replace_schema_metadata(dict(metadata or {})), buffer)
     return buffer.getvalue()
+
+
+def sample_rows(batches: pl.DataFrame) -> pl.DataFrame:
+    """Rows of SAMPLES out of rows of BATCH."""
+    listed = batches.select("run", "example", "samples").filter(pl.col("samples").list.len() > 0)
+    if listed.is_empty():
+        empty = pl.from_arrow(SAMPLES.empty_table())
+        assert isinstance(empty, pl.DataFrame)
+        return empty
+    return listed.explode("samples").unnest("samples")
 
 
 def frame(dataset: pads.Dataset) -> pl.DataFrame:

@@ -1,4 +1,7 @@
-"""What a model family owes: how a question becomes tokens, how an image becomes inputs, and where the parts are."""
+"""What a model family owes: how a question becomes tokens, how an image becomes inputs, and where the parts are.
+
+docs/adding-a-family.md says how to write one.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ from PIL import Image
 from torch import nn
 
 from vlmlake.errors import VlmlakeError
-from vlmlake.store_schema.capture_plan import Decoder
+from vlmlake.store_schema.batches import Decoder
 from vlmlake.store_schema.schema import ROLES
 
 
@@ -30,49 +33,91 @@ class Prompt:
     """One tokenized prompt.
 
     text: as a user would write it, with one image placeholder; ids and roles have it expanded. ids, roles: [tokens],
-    int32 and int8 (a place in schema.ROLES). split: tokens before it are the prefix.
+    int32 and int8 (a place in schema.ROLES). positions: [axes, tokens], int64, the rotary positions on the family's one
+    or three axes. split: tokens before it are the prefix. grid: rows and columns of the image tokens.
     """
 
     text: str
     ids: np.ndarray
     roles: np.ndarray
+    positions: np.ndarray
     split: int
+    grid: tuple[int, int]
 
     @property
     def suffix_length(self) -> int:
         return len(self.ids) - self.split
+
+    @property
+    def next_position(self) -> int:
+        """Rotary position of the first answer token, on every axis."""
+        return int(self.positions.max()) + 1
 
 
 class Family(ABC):
     """A loaded model with its tokenizer and image processor.
 
     model_type: transformers' name of the configuration. template: the prompt, with {image} and {question}; template_id
-    is recorded in every run.
+    is recorded in every run. adds_special_tokens: whether the tokenizer puts its own around the template.
+    image_sees_question: whether what lies before the question depends on it, so that no two questions share a prefix.
+    grid_depends_on_size: whether an image becomes as many tokens as its size asks for.
     """
 
     model_type: ClassVar[str]
     template: ClassVar[str]
     template_id: ClassVar[str]
+    adds_special_tokens: ClassVar[bool] = True
+    image_sees_question: ClassVar[bool] = False
+    grid_depends_on_size: ClassVar[bool] = False
 
     def __init__(self, model: Any, tokenizer: Any, image_processor: Any) -> None:
         self.model, self.tokenizer, self.image_processor = model, tokenizer, image_processor
         if not tokenizer.is_fast:
             raise VlmlakeError(f"{model.name_or_path} has no fast tokenizer: token roles need character offsets")
         self.blocks: Sequence[nn.Module] = self._part("model.language_model.layers")
-        self.attentions: Sequence[nn.Module] = [
-            self._part(f"model.language_model.layers.{number}.self_attn") for number in range(len(self.blocks))
-        ]
+        self.attentions: Sequence[nn.Module] = self._parts_of_blocks("self_attn")
+        self.mlps: Sequence[nn.Module] = self._parts_of_blocks("mlp")
         self.final_norm: Any = self._part("model.language_model.norm")
         self.unembedding: Any = self._part("lm_head")
+        self._grids: dict[tuple[int, int], tuple[int, int]] = {}
+        self.check()
+
+    def check(self) -> None:  # noqa: B027 - most families have nothing to add
+        """Look at what else the family relies on. Raises VlmlakeError naming what is not as expected."""
 
     @abstractmethod
     def image_inputs(self, image: Image.Image) -> ImageInputs:
-        """The processor's output for one image and the grid that the model will make of it, rows then columns."""
+        """The processor's output for one RGB image and the grid that the model will make of it, rows then columns."""
+
+    def blank_inputs(self, size: tuple[int, int]) -> ImageInputs:
+        """A gray image (128) of so many pixels, width and height: the control that shows what an image adds."""
+        return self.image_inputs(Image.new("RGB", size, (128, 128, 128)))
+
+    def grid(self, size: tuple[int, int]) -> tuple[int, int]:
+        """The grid of image tokens of an image of so many pixels, from what the processor makes of such an image."""
+        if size not in self._grids:
+            self._grids[size] = self.blank_inputs(size).grid
+        return self._grids[size]
+
+    def positions(self, ids: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
+        """Rotary positions of a whole prompt, [axes, tokens], int64."""
+        return np.arange(len(ids), dtype=np.int64)[None]
+
+    def sequence_arguments(self, ids: torch.Tensor, answer: int = 0) -> dict[str, torch.Tensor]:
+        """What else the model wants with a forward over whole sequences. ids: [batch, columns], padding included; their
+        last `answer` columns are an answer, the others a prompt.
+        """
+        return {}
 
     @property
-    @abstractmethod
     def image_token(self) -> str:
         """The placeholder that stands for one image token in a prompt."""
+        return str(self.tokenizer.convert_ids_to_tokens(self.model.config.image_token_id))
+
+    @property
+    def closing_tokens(self) -> frozenset[int]:
+        """Ids that belong to the prefix where they follow the last image token."""
+        return frozenset()
 
     @property
     def device(self) -> torch.device:
@@ -108,6 +153,12 @@ class Family(ABC):
         return {"kind": "rms", "epsilon": float(self.final_norm.variance_epsilon)}
 
     @property
+    def final_norm_scale(self) -> torch.Tensor:
+        """What the normed residual stream is multiplied with before the unembedding, [hidden], float32."""
+        scale: torch.Tensor = self.final_norm.weight.detach().float()
+        return scale
+
+    @property
     def vocabulary(self) -> list[str]:
         """The text of every row of the unembedding; empty where the tokenizer has no such token."""
         known = min(len(self.tokenizer), self.decoder.vocab)
@@ -115,7 +166,8 @@ class Family(ABC):
         return texts + [""] * (self.decoder.vocab - known)
 
     def prompt(self, question: str, grid: tuple[int, int]) -> Prompt:
-        """Tokenize the whole prompt of a question about an image of `grid` tokens, then split it at the last of them.
+        """Tokenize the whole prompt of a question about an image of `grid` tokens, then split it after the last of
+        them.
 
         Raises VlmlakeError if the question holds the image placeholder, or if the tokenizer changes its number.
         """
@@ -124,7 +176,9 @@ class Family(ABC):
         patches = grid[0] * grid[1]
         opening, _, closing = self.template.partition("{question}")
         before = opening.replace("{image}", self.image_token * patches)
-        encoded = self.tokenizer(before + question + closing, return_offsets_mapping=True)
+        encoded = self.tokenizer(
+            before + question + closing, return_offsets_mapping=True, add_special_tokens=self.adds_special_tokens
+        )
         ids = np.asarray(encoded["input_ids"], np.int32)
         image = np.flatnonzero(ids == self.tokenizer.convert_tokens_to_ids(self.image_token))
         if len(image) != patches:
@@ -137,15 +191,21 @@ class Family(ABC):
                 roles[token] = ROLES.index("cue")
         roles[image] = ROLES.index("image")
         text = opening.replace("{image}", self.image_token) + question + closing
-        return Prompt(text, ids, roles, split=int(image[-1]) + 1)
+        split = int(image[-1]) + 1
+        while int(ids[split]) in self.closing_tokens:
+            split += 1
+        return Prompt(text, ids, roles, self.positions(ids, grid), split, grid)
 
     def stack_images(self, images: Sequence[ImageInputs]) -> dict[str, torch.Tensor]:
-        """Model arguments for several images, on the model's device."""
-        names = images[0].arguments
+        """Model arguments for several images, on the model's device, floats in its dtype."""
+        stacked = {name: torch.cat([image.arguments[name] for image in images]) for name in images[0].arguments}
         return {
-            name: torch.cat([image.arguments[name] for image in images]).to(self.device, self.model.dtype)
-            for name in names
+            name: values.to(self.device, self.model.dtype if values.is_floating_point() else values.dtype)
+            for name, values in stacked.items()
         }
+
+    def _parts_of_blocks(self, name: str) -> list[nn.Module]:
+        return [self._part(f"model.language_model.layers.{number}.{name}") for number in range(len(self.blocks))]
 
     def _part(self, path: str) -> Any:
         try:

@@ -1,22 +1,18 @@
-"""What the verbs show on a terminal: tables, sizes and the progress of a pass."""
+"""Tables on a terminal."""
 
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import polars as pl
 import pyarrow as pa
-import rich.progress
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
 from vlmlake.store_schema.lake import Lake
-
-if TYPE_CHECKING:
-    from vlmlake.ingest.job import Job
+from vlmlake.store_schema.sizes import size_in_words
 
 ROWS_SHOWN = 200
 PIPED_WIDTH = 10_000
@@ -27,48 +23,6 @@ def terminal() -> Console:
     """The console of standard output."""
     width = None if sys.stdout.isatty() else PIPED_WIDTH
     return Console(width=width, markup=False, emoji=False, highlight=False, soft_wrap=True)
-
-
-def extract_with_progress(console: Console, job: Job) -> str:
-    """Run `ingest.extract` under a progress bar, which appears once there is progress; returns the run's name."""
-    from vlmlake.ingest.extract import Progress, extract
-
-    bar = rich.progress.Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[rate]:.1f} examples/s, {task.fields[written]}"),
-        TimeRemainingColumn(),
-        console=console,
-    )
-    begun: list[tuple[float, int]] = []
-
-    def report(now: Progress) -> None:
-        if not begun:
-            begun.append((bar.get_time(), now.done))
-            bar.add_task(now.run, total=now.total, completed=now.done, rate=0.0, written=size(0))
-            bar.start()
-        (task,) = bar.task_ids
-        bar.update(task, completed=now.done, rate=rate(now.done), written=size(now.written))
-
-    def rate(done: int) -> float:
-        seconds = bar.get_time() - begun[0][0]
-        return (done - begun[0][1]) / seconds if seconds > 0 else 0.0
-
-    try:
-        outcome = extract(job, report)
-    finally:
-        if begun:
-            bar.stop()
-    if outcome.computed:
-        seconds = bar.get_time() - begun[0][0]
-        console.print(
-            f"{outcome.run}: {outcome.computed} of {outcome.total} examples computed in {seconds:.1f} s "
-            f"({rate(outcome.total):.1f} examples/s), {size(outcome.written)} written",
-        )
-    else:
-        console.print(f"{outcome.run}: all {outcome.total} examples are there, nothing to do")
-    return outcome.run
 
 
 def print_info(console: Console, lake: Lake) -> None:
@@ -86,8 +40,8 @@ def print_info(console: Console, lake: Lake) -> None:
         for name, stored in sizes.items():
             array = arrays[name]
             shape = " x ".join(str(length) for length in array.shape)
-            table.add_row(name, ", ".join(str(d) for d in array.dims), shape, str(array.dtype), size(stored))
-        table.add_row("all", "", "", "", size(sum(sizes.values())))
+            table.add_row(name, ", ".join(str(d) for d in array.dims), shape, str(array.dtype), size_in_words(stored))
+        table.add_row("all", "", "", "", size_in_words(sum(sizes.values())))
         console.print(table)
 
 
@@ -118,15 +72,6 @@ def print_table(console: Console, answer: pa.Table) -> None:
     console.print(table)
     if answer.num_rows > ROWS_SHOWN:
         console.print(f"{answer.num_rows - ROWS_SHOWN} more rows; add a LIMIT or an aggregate")
-
-
-def size(count: float) -> str:
-    """Bytes in words: 1.5 MB."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if count < 1000:
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1000
-    return f"{count:.1f} TB"
 
 
 def _cell(value: Any) -> str:
