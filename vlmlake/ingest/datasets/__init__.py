@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from vlmlake.errors import VlmlakeError
-from vlmlake.ingest.datasets import pope, shapes
+from vlmlake.ingest.datasets import pope, shapes, table
+from vlmlake.ingest.datasets.columns import require_fields
 from vlmlake.ingest.datasets.decode import open_image
 from vlmlake.ingest.datasets.example import Example
 from vlmlake.ingest.datasets.image_source import ImageSource
@@ -16,9 +17,11 @@ from vlmlake.ingest.datasets.options import Options
 
 LOADERS: Mapping[str, Callable[[str, Options], list[Example]]] = {
     "pope": pope.load,
+    "table": table.load,
     "shapes": shapes.load,
 }
-EXPECTED = "pope:PATH or shapes:IMAGES"
+EXPECTED = "pope:PATH, table:FILE or shapes:IMAGES"
+WITH_COLUMNS = ("table",)
 
 
 def load_dataset(
@@ -39,6 +42,9 @@ def load_dataset(
     if not specs:
         raise VlmlakeError(f"no data set: name at least one, as {EXPECTED}")
     options = Options(None if images is None else str(images), columns or {}, storage_options or {})
+    require_fields(options.columns)
+    if options.columns and not any(spec.partition(":")[0] in WITH_COLUMNS for spec in specs):
+        raise VlmlakeError("columns can be named for table: and hub: only: the others have columns of their own")
     examples = [example for spec in specs for example in _load(spec, options)]
     _check_unique(examples)
     return examples
