@@ -14,6 +14,7 @@ from vlmlake.ingest.datasets.decode import open_image
 from vlmlake.ingest.datasets.example import Example
 from vlmlake.ingest.datasets.image_source import ImageSource
 from vlmlake.ingest.datasets.options import Options
+from vlmlake.ingest.datasets.survey import ImageFacts, Skipped, Survey, survey_images
 
 LOADERS: Mapping[str, Callable[[str, Options], list[Example]]] = {
     "pope": pope.load,
@@ -71,7 +72,11 @@ def _check_unique(examples: Sequence[Example]) -> None:
 
 __all__ = [
     "Example",
+    "ImageFacts",
     "ImageSource",
+    "Skipped",
+    "Survey",
     "load_dataset",
     "open_image",
+    "survey_images",
 ]
