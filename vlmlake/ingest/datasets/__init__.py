@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from vlmlake.errors import VlmlakeError
-from vlmlake.ingest.datasets import pope, shapes, table
+from vlmlake.ingest.datasets import hub, pope, shapes, table
 from vlmlake.ingest.datasets.columns import require_fields
 from vlmlake.ingest.datasets.decode import open_image
 from vlmlake.ingest.datasets.example import Example
@@ -19,10 +19,11 @@ from vlmlake.ingest.datasets.survey import ImageFacts, Skipped, Survey, survey_i
 LOADERS: Mapping[str, Callable[[str, Options], list[Example]]] = {
     "pope": pope.load,
     "table": table.load,
+    "hub": hub.load,
     "shapes": shapes.load,
 }
-EXPECTED = "pope:PATH, table:FILE or shapes:IMAGES"
-WITH_COLUMNS = ("table",)
+EXPECTED = "pope:PATH, table:FILE, hub:NAME or shapes:IMAGES"
+WITH_COLUMNS = ("table", "hub")
 
 
 def load_dataset(
