@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import accumulate
@@ -42,7 +43,7 @@ class RowGroups:
 
     def cell(self, column: str, row: int) -> Any:
         """One value of such a column."""
-        group = next(number for number, end in enumerate(self.ends) if row < end)
+        group = bisect_right(self.ends, row)
         start = self.ends[group - 1] if group else 0
         with self._lock:
             if self._held is None or self._held[0] != (group, column):
