@@ -1,53 +1,83 @@
-"""Sources of data by name: `--dataset KIND:PATH` finds its loader here."""
+"""Sources of data by name: `--dataset KIND:PLACE` finds its loader here, and the images are looked at before a pass."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from vlmlake.errors import VlmlakeError
-from vlmlake.ingest.datasets import pope
+from vlmlake.ingest.datasets import hub, pope, shapes, table
+from vlmlake.ingest.datasets.columns import require_fields
+from vlmlake.ingest.datasets.decode import open_image
 from vlmlake.ingest.datasets.example import Example
+from vlmlake.ingest.datasets.image_source import ImageSource
+from vlmlake.ingest.datasets.options import Options
+from vlmlake.ingest.datasets.survey import ImageFacts, Skipped, Survey, survey_images
 
-LOADERS: dict[str, Callable[[Path, Path | None], list[Example]]] = {"pope": pope.load}
+LOADERS: Mapping[str, Callable[[str, Options], list[Example]]] = {
+    "pope": pope.load,
+    "table": table.load,
+    "hub": hub.load,
+    "shapes": shapes.load,
+}
+EXPECTED = "pope:PATH, table:FILE, hub:NAME or shapes:IMAGES"
+WITH_COLUMNS = ("table", "hub")
 
-MISSING_SHOWN = 20
 
+def load_dataset(
+    specs: Sequence[str],
+    images: Path | str | None = None,
+    columns: Mapping[str, str] | None = None,
+    storage_options: Mapping[str, Any] | None = None,
+) -> list[Example]:
+    """The examples of every `KIND:PLACE` in turn; no image is opened.
 
-def load_dataset(spec: str, images: Path | None = None) -> list[Example]:
-    """The examples of `KIND:PATH`, checked: not empty, keys unique, every image there.
+    images: folder or URL of the images, where they do not lie beside the questions. columns: what tables call an
+    example's fields (question, image, gold, id, split, image_name). storage_options: for fsspec, given to every URL
+    but http and https.
 
-    Raises VlmlakeError naming what is wrong.
+    Raises VlmlakeError naming what is wrong: a kind, a place, a column, a cell by its row, a data set without rows, an
+    id that two rows share.
     """
-    kind, separator, path = spec.partition(":")
-    if not separator or kind not in LOADERS:
-        known = ", ".join(f"{name}:PATH" for name in LOADERS)
-        raise VlmlakeError(f"unknown kind of dataset in {spec!r}: expected {known}")
-    examples = LOADERS[kind](Path(path).expanduser(), images and images.expanduser())
-    if not examples:
-        raise VlmlakeError(f"the dataset {spec} is empty: it has no rows")
-    _check_unique(spec, examples)
-    _check_images(examples)
+    if not specs:
+        raise VlmlakeError(f"no data set: name at least one, as {EXPECTED}")
+    options = Options(None if images is None else str(images), columns or {}, storage_options or {})
+    require_fields(options.columns)
+    if options.columns and not any(spec.partition(":")[0] in WITH_COLUMNS for spec in specs):
+        raise VlmlakeError("columns can be named for table: and hub: only: the others have columns of their own")
+    examples = [example for spec in specs for example in _load(spec, options)]
+    _check_unique(examples)
     return examples
 
 
-def _check_unique(spec: str, examples: list[Example]) -> None:
-    for what, values in (("key", (example.key for example in examples)), ("id", (example.id for example in examples))):
-        value, times = Counter(values).most_common(1)[0]
-        if times > 1:
-            raise VlmlakeError(
-                f"the dataset {spec} has {times} rows with the {what} {value}: (dataset, split, image, question) and "
-                "question_id must be unique within a file"
-            )
+def _load(spec: str, options: Options) -> list[Example]:
+    kind, separator, place = spec.partition(":")
+    if not separator or kind not in LOADERS:
+        raise VlmlakeError(f"unknown kind of dataset in {spec!r}: expected {EXPECTED}")
+    examples = LOADERS[kind](place, options)
+    if not examples:
+        raise VlmlakeError(f"the dataset {spec} is empty: it has no rows")
+    return examples
 
 
-def _check_images(examples: list[Example]) -> None:
-    paths = dict.fromkeys(example.image_path for example in examples)
-    missing = [str(path) for path in paths if not path.is_file()]
-    if missing:
-        more = f" and {len(missing) - MISSING_SHOWN} more" if len(missing) > MISSING_SHOWN else ""
-        raise VlmlakeError(f"{len(missing)} images are missing: {', '.join(missing[:MISSING_SHOWN])}{more}")
+def _check_unique(examples: Sequence[Example]) -> None:
+    (found, times), *_ = Counter(example.id for example in examples).most_common(1)
+    if times > 1:
+        raise VlmlakeError(
+            f"{times} rows have the id {found}: dataset/split/question_id must be unique over everything that one run "
+            "loads"
+        )
 
 
-__all__ = ["Example", "load_dataset"]
+__all__ = [
+    "Example",
+    "ImageFacts",
+    "ImageSource",
+    "Skipped",
+    "Survey",
+    "load_dataset",
+    "open_image",
+    "survey_images",
+]

@@ -3,29 +3,27 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
+
+from vlmlake.ingest.datasets.image_source import ImageSource
 
 
 @dataclass(frozen=True)
 class Example:
-    """A row of a benchmark; (dataset, split, image, question) is its key.
+    """A row of a benchmark; (dataset, split, question_id) is its key.
 
-    id: unique in the run and stable, `<dataset>/<split>/<question_id>`. image: the file's name as the benchmark gives
-    it. gold: the right answer as the benchmark spells it.
+    image: the image's name as the benchmark gives it. source: where its bytes are; rows about one file share one
+    source. gold: the right answer as the benchmark spells it, None where the benchmark has none.
     """
 
     dataset: str
     split: str
     question_id: str
     image: str
-    image_path: Path
+    source: ImageSource
     question: str
-    gold: str
+    gold: str | None
 
     @property
     def id(self) -> str:
+        """Unique in a run and stable: `<dataset>/<split>/<question_id>`."""
         return f"{self.dataset}/{self.split}/{self.question_id}"
-
-    @property
-    def key(self) -> tuple[str, str, str, str]:
-        return (self.dataset, self.split, self.image, self.question)
