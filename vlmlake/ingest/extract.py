@@ -10,7 +10,7 @@ from functools import partial
 from vlmlake.ingest.assemble import Finished, batch_arrays
 from vlmlake.ingest.datasets import load_dataset
 from vlmlake.ingest.datasets.survey import Survey, survey_images
-from vlmlake.ingest.families import load_family
+from vlmlake.ingest.families import Family, load_family
 from vlmlake.ingest.first_batch import check_first_batch
 from vlmlake.ingest.generation import run_batch
 from vlmlake.ingest.job import Job
@@ -57,16 +57,19 @@ class Outcome:
     waited: float
 
 
-def extract(job: Job, report: Callable[[Progress], None] = lambda progress: None) -> Outcome:
+def extract(
+    job: Job, report: Callable[[Progress], None] = lambda progress: None, family: Family | None = None
+) -> Outcome:
     """Run what the lake does not hold yet and commit it batch by batch.
 
-    report is called once when the run is known and after every commit, from a background thread.
+    report is called once when the run is known and after every commit, from a background thread. family: the job's
+    model where it is loaded already.
 
     Raises VlmlakeError for bad input before anything is computed; batches committed before an error stay.
     """
     refuse_foreign_lake(job.lake, job.storage_options)
     survey = survey_job(job)
-    family = load_family(job.model)
+    family = family or load_family(job.model)
     work = plan_work(job, family, survey.examples, survey.facts, model_identity(job.model, family.model))
     storage = Storage.at(job.lake, job.storage_options)
     record = work.record
