@@ -8,7 +8,7 @@ import numpy as np
 import xarray as xr
 
 from vlmlake.analysis.labels import DEFAULT_RULE
-from vlmlake.analysis.samples import Sample, sample, splits_of
+from vlmlake.analysis.samples import Sample, kept_array, sample, splits_of
 from vlmlake.analysis.statistics import point_biserial
 from vlmlake.errors import VlmlakeError
 from vlmlake.store_schema.schema import EMBED, PROMPT_LAST, ROLES
@@ -29,7 +29,7 @@ def spatial_entropy(data: xr.Dataset, rule: str = DEFAULT_RULE, seed: int = 0) -
 
     Raises VlmlakeError if stored rows are damaged.
     """
-    whole = {queries: normalised_entropy(data, queries) for queries in (ANSWER, PROMPT_LAST)}
+    whole = {queries: normalised_entropy(data, queries) for queries in _kept_queries(data)}
     rows = []
     labels_only = data.drop_vars(list(data.data_vars))
     for split in splits_of(data):
@@ -46,6 +46,12 @@ def spatial_entropy(data: xr.Dataset, rule: str = DEFAULT_RULE, seed: int = 0) -
             per_layer["mean"] = values.values.mean(axis=1)
             rows += [_correlation(part, queries, layer, column) for layer, column in per_layer.items()]
     return rows
+
+
+def _kept_queries(data: xr.Dataset) -> tuple[str, ...]:
+    """A plan may have kept the readout's attention at prompt_last alone."""
+    answers = "attention" in data or data.sizes["position"] > 1
+    return (ANSWER, PROMPT_LAST) if answers else (PROMPT_LAST,)
 
 
 def _correlation(chosen: Sample, queries: str, layer: str, values: np.ndarray) -> dict[str, Any]:
@@ -71,17 +77,29 @@ def normalised_entropy(data: xr.Dataset, queries: str) -> xr.DataArray:
 def image_maps(data: xr.Dataset, queries: str) -> xr.DataArray:
     """Attention to each image token, mean over heads and queries, re-normalised to sum 1 over the image.
 
-    queries: `answer` for all of the answer's tokens, `prompt_last` for the token that predicts the first of them.
-    Returns [example, layer, prefix_token], float32 in memory, blocks only, 0 at tokens that are no image; NaN where an
-    example has no such query.
+    queries: `answer` for all of the answer's tokens (those whose position the plan keeps), `prompt_last` for the token
+    that predicts the first of them. Returns [example, layer, prefix_token], float32 in memory, blocks only, 0 at
+    tokens that are no image; NaN where an example has no such query.
 
     Raises VlmlakeError if one of those softmax rows does not sum to 1, looks ahead, or gives the image nothing at all:
     the store is wrong then, and no uniform map is put in its place.
     """
+    if kept_array(data, "attention", "readout_attention") == "attention":
+        found, asked = _from_rows(data, queries)
+    else:
+        found, asked = _from_readout(data, queries)
+    _refuse_rows(found["off_one"] > ROW_SUM_TOLERANCE, "do not sum to 1")
+    _refuse_rows(found["ahead"] > 0, "look at tokens after their own")
+    mass = found["on_image"].sum("prefix_token")
+    _refuse_rows((mass <= 0) & asked, "give the image nothing at all")
+    maps: xr.DataArray = (found["on_image"] / mass).where(asked).transpose("example", "layer", "prefix_token")
+    return maps
+
+
+def _from_rows(data: xr.Dataset, queries: str) -> tuple[xr.Dataset, xr.DataArray]:
+    """The mean over heads and queries at image tokens, what speaks against it, and which examples have a query."""
     weights = _query_weights(data, queries)
-    asked = weights.sum("query") > 0
-    rows = data["attention"].sel(layer=data["layer"].values[data["layer"].values != EMBED])
-    rows = rows.where(weights > 0, 0).fillna(0)
+    rows = _of_blocks(data["attention"]).where(weights > 0, 0).fillna(0)
     prefix_tokens = data.sizes["prefix_token"]
     on_prefix = (rows * weights).sum("query").mean("head").isel(key=slice(0, prefix_tokens)).rename(key="prefix_token")
     key, query = (
@@ -95,12 +113,27 @@ def image_maps(data: xr.Dataset, queries: str) -> xr.DataArray:
             "ahead": rows.where(key > prefix_tokens + query, 0).max(["head", "query", "key"]),
         }
     ).compute()
-    _refuse_rows(found["off_one"] > ROW_SUM_TOLERANCE, "do not sum to 1")
-    _refuse_rows(found["ahead"] > 0, "look at tokens after their own")
-    mass = found["on_image"].sum("prefix_token")
-    _refuse_rows((mass <= 0) & asked, "give the image nothing at all")
-    maps: xr.DataArray = (found["on_image"] / mass).where(asked).transpose("example", "layer", "prefix_token")
-    return maps
+    return found, weights.sum("query") > 0
+
+
+def _from_readout(data: xr.Dataset, queries: str) -> tuple[xr.Dataset, xr.DataArray]:
+    """As `_from_rows`, where the plan kept the rows over the prefix alone: they sum to 1 at most."""
+    names = data["position"].values
+    number = xr.DataArray(np.arange(len(names)), dims="position")
+    chosen = number == 0 if queries == PROMPT_LAST else (number > 0) & (number <= data["answer_tokens"])
+    weights = (chosen / chosen.sum("position").clip(min=1)).astype(np.float32)
+    rows = _of_blocks(data["readout_attention"]).where(weights > 0, 0).fillna(0)
+    excess = (rows.sum("prefix_token") - 1).clip(min=0).max(["head", "position"])
+    on_prefix = (rows * weights).sum("position").mean("head")
+    found = xr.Dataset(
+        {"on_image": on_prefix.where(_image_tokens(data), 0), "off_one": excess, "ahead": xr.zeros_like(excess)}
+    ).compute()
+    asked = weights.sum("position") > 0
+    return found, asked.broadcast_like(data["example"])
+
+
+def _of_blocks(rows: xr.DataArray) -> xr.DataArray:
+    return rows.sel(layer=rows["layer"].values[rows["layer"].values != EMBED])
 
 
 def _refuse_rows(wrong: xr.DataArray, what: str) -> None:

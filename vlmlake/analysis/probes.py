@@ -12,7 +12,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from vlmlake.analysis.labels import DEFAULT_RULE
-from vlmlake.analysis.samples import Sample, joined, sample
+from vlmlake.analysis.samples import Sample, joined, kept_array, sample
 from vlmlake.analysis.statistics import auroc, require_two_classes, weighted_auroc
 from vlmlake.errors import VlmlakeError
 from vlmlake.store_schema.schema import PROMPT_LAST, position_names
@@ -61,6 +61,9 @@ def _probe_position(
     shuffled = np.random.default_rng(seed).permutation(chosen.correct)
     shuffled_folds = grouped_folds(shuffled, chosen.images, FOLDS, seed)
     shuffled_strata = fold_numbers(shuffled_folds)
+    kept_array(chosen.data, "readout_states")
+    if position not in chosen.data["position"].values:
+        raise VlmlakeError(f"run {chosen.data.attrs['run']} keeps no position {position}")
     states = chosen.data["readout_states"].sel(position=position)
     features = {str(name): states.sel(layer=name).values for name in states["layer"].values}
     constant = [name for name, values in features.items() if np.ptp(values, axis=0).max() == 0]

@@ -81,6 +81,8 @@ def sample(data: xr.Dataset, split: str = ALL_SPLITS, rule: str = DEFAULT_RULE) 
     kept = np.zeros(len(chosen), bool)
     kept[first] = True
     rows = np.flatnonzero(kept & chosen)
+    with_gold = np.array([isinstance(gold, str) for gold in data["gold"].values[rows]], bool)
+    without_gold, rows = int((~with_gold).sum()), rows[with_gold]
     verdicts = correctness(data["answer"].values[rows], data["gold"].values[rows], rule)
     parsed = ~np.isnan(verdicts)
     if not parsed.any():
@@ -94,7 +96,20 @@ def sample(data: xr.Dataset, split: str = ALL_SPLITS, rule: str = DEFAULT_RULE) 
         rule=rule,
         correct=verdicts[parsed],
         images=used["image_sha256"].values,
-        note=f"{left_out} unparsed" if left_out else None,
+        note=joined(
+            f"{left_out} unparsed" if left_out else None,
+            f"{without_gold} without a gold answer" if without_gold else None,
+        ),
+    )
+
+
+def kept_array(data: xr.Dataset, *names: str) -> str:
+    """The first of these arrays that the run keeps. Raises VlmlakeError if its plan kept none of them."""
+    for name in names:
+        if name in data:
+            return name
+    raise VlmlakeError(
+        f"run {data.attrs['run']} keeps no {' and no '.join(names)}: run `vlmlake extract` with a plan that has it"
     )
 
 

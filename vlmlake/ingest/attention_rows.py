@@ -19,8 +19,8 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import flash_attention_mask, sdpa_mask
 from transformers.modeling_flash_attention_utils import _flash_attention_forward
 
-IMPLEMENTATIONS = {name: f"vlmlake_{name}" for name in ("sdpa", "flash_attention_2", "eager")}
-"""Names under which the kernels are registered with transformers."""
+IMPLEMENTATIONS = {"sdpa": "vlmlake_sdpa", "flash_attention_2": "vlmlake_fa2", "eager": "vlmlake_eager"}
+"""Names under which the kernels are registered with transformers, which looks for a package where it reads `flash`."""
 
 
 @dataclass(frozen=True)

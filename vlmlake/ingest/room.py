@@ -41,8 +41,10 @@ def bytes_of(job: Job, family: Family, work: Work, plan: str, missing: Sequence[
     """What the same batches would take under a plan of another name."""
     other = read_plan(plan, job.plan.dtype, job.plan.blank)
     layers = other.chosen_layers(len(family.blocks))
-    record = replace(work.record, arrays=tuple(spec.name for spec in other.specs), layers=layers)
-    record = replace(record, extents=replace(record.extents, layers=len(layers)))
+    positions = other.chosen_positions(job.decoding.answer_tokens)
+    extents = replace(work.record.extents, layers=len(layers), positions=len(positions))
+    arrays = tuple(spec.name for spec in other.specs)
+    record = replace(work.record, arrays=arrays, layers=layers, positions=positions, extents=extents)
     return replace(work, record=record).budget(missing).bytes
 
 

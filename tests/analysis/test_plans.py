@@ -1,0 +1,72 @@
+"""Analyses on runs of other plans: what is kept suffices or is asked for by name."""
+
+from __future__ import annotations
+
+import numpy as np
+import polars as pl
+import pytest
+
+from vlmlake import open_lake
+from vlmlake.analysis.analyze import analyze
+from vlmlake.analysis.attention import image_maps, normalised_entropy
+from vlmlake.analysis.samples import sample
+from vlmlake.errors import VlmlakeError
+from vlmlake.ingest.decoding import Decoding
+from vlmlake.ingest.extract import extract
+from vlmlake.ingest.job import Job
+from vlmlake.ingest.model_source import ModelSource
+from vlmlake.store_schema.capture_plan import CapturePlan, read_plan
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory, tiny_llava):
+    """One model and data under three plans: suffix, readout, and readout states at prompt_last alone."""
+    url = str(tmp_path_factory.mktemp("plans"))
+    bare = CapturePlan("bare", ("readout_states",), layers=("block_1", "block_3"), positions=("prompt_last",))
+    names = {}
+    for plan in (read_plan("suffix", "float32"), read_plan("readout", "float32"), bare):
+        job = Job(ModelSource(str(tiny_llava)), ("shapes:40@3",), url, plan=plan, decoding=Decoding(answer_tokens=3))
+        names[plan.name] = extract(job).run
+    return url, names
+
+
+@pytest.mark.parametrize("queries", ["answer", "prompt_last"])
+def test_spatial_entropy_is_the_same_from_the_readout_plan(runs, queries):
+    url, names = runs
+    whole, readout = (normalised_entropy(open_lake(url)[names[plan]], queries) for plan in ("suffix", "readout"))
+    np.testing.assert_allclose(readout.values, whole.values, atol=1e-5)
+    assert np.isfinite(whole.sel(layer="block_0")).any()
+
+
+def test_readout_rows_beyond_one_are_refused(runs):
+    url, names = runs
+    data = open_lake(url)[names["readout"]].load()
+    data["readout_attention"] = data["readout_attention"] * 3
+    with pytest.raises(VlmlakeError, match="do not sum to 1: the store is damaged"):
+        image_maps(data, "prompt_last")
+
+
+def test_an_array_that_the_plan_left_out_is_named(runs):
+    url, names = runs
+    found = analyze(url, run=names["bare"])
+    assert found.refusals == (
+        f"spatial_entropy of {names['bare']}: run {names['bare']} keeps no attention and no readout_attention: "
+        "run `vlmlake extract` with a plan that has it",
+    )
+    probes = found.table.filter(pl.col("analysis") == "probes")
+    assert set(probes.filter(pl.col("metric") == "probe")["layer"].drop_nulls()) == {"block_1", "block_3"}
+    assert f"run {names['bare']} keeps no position answer_0" in probes["note"].drop_nulls().to_list()
+
+
+def test_examples_without_a_gold_answer_are_left_out_and_counted(runs):
+    url, names = runs
+    data = open_lake(url)[names["bare"]]
+    gold = data["gold"].values.copy()
+    gold[data["question"].values == data["question"].values[0]] = None
+    chosen = sample(data.assign_coords(gold=("example", gold)))
+    assert set(chosen.data["gold"].values) == {"yes", "no"}
+    left_out = len(sample(data)) - len(chosen)
+    assert left_out > 0
+    assert chosen.note == f"{left_out} without a gold answer"
+    with pytest.raises(VlmlakeError, match="has no labelled examples of split all"):
+        sample(data.assign_coords(gold=("example", np.full(len(gold), None))))
