@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 
 os.environ["HF_HUB_OFFLINE"] = "1"
+for _threads in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+    os.environ.setdefault(_threads, "1")  # threads that wait for one another cost tiny models more than they give
 
 TINY_LLAVA = Path(str(files("vlmlake.ingest") / "checkpoints" / "tiny-llava"))
 
@@ -34,12 +36,15 @@ def lake_url(tmp_path_factory: pytest.TempPathFactory, tiny_llava: Path) -> str:
     """A finished lake of forty scenes, float16, analyzed; tests read it and leave it as it is."""
     from vlmlake.analysis.analyze import analyze
     from vlmlake.ingest.datasets.shapes import write_benchmark
+    from vlmlake.ingest.decoding import Decoding
     from vlmlake.ingest.extract import extract
     from vlmlake.ingest.job import Job
+    from vlmlake.ingest.model_source import ModelSource
 
     folder = tmp_path_factory.mktemp("lake")
     write_benchmark(folder / "scenes", images=40, seed=5)
     url = str(folder / "lake")
-    extract(Job(str(tiny_llava), f"pope:{folder / 'scenes'}", url, answer_tokens=3))
+    decoding = Decoding(answer_tokens=3, samples=2, seed=1)
+    extract(Job(ModelSource(str(tiny_llava)), (f"pope:{folder / 'scenes'}",), url, decoding=decoding))
     analyze(url)
     return url

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from vlmlake import open_lake
 from vlmlake.cli import main
+from vlmlake.demo import checkpoints
 
 
 @pytest.fixture
@@ -48,7 +50,7 @@ def test_info_prints_runs_arrays_sizes_and_progress(run_cli, lake_url):
     code, out, _ = run_cli("info", lake_url)
     assert code == 0
     assert "1 run" in out
-    assert "480 of 480 examples in 20 of 20 batches, float16" in out
+    assert "480 of 480 examples in 10 of 10 batches, float16" in out
     for name in ("hidden_states", "prefix_states", "attention", "readout_states", "logits", "unembedding"):
         assert name in out
     assert "example, layer, head, query, key" in out
@@ -113,17 +115,21 @@ def test_shapes_then_extract_then_extract_again(run_cli, tiny_llava, tmp_path):
     command = ("extract", "--model", str(tiny_llava), "--dataset", f"pope:{tmp_path / 'scenes'}", "--lake", lake)
     code, out, _ = run_cli(*command, "--answer-tokens", "2")
     assert code == 0
-    assert "24 of 24 examples computed" in out
-    assert "examples/s" in out
+    told = re.search(r"tiny-llava-\w{8}: (\d+) of (\d+) questions computed in [\d.]+ s \([\d.]+ examples/s\)", out)
+    assert told
+    rows = int(told[1])
+    assert rows == int(told[2]) < 24
+    assert f"{24 - rows} of 24 examples ask what another asks of the same image: computed once" in out
+    assert "waited for the writer" in out
     code, out, _ = run_cli(*command, "--answer-tokens", "2")
     assert code == 0
-    assert "all 24 examples are there, nothing to do" in out
+    assert f"all {rows} questions are there, nothing to do" in out
 
 
 def test_every_verb_explains_itself_with_an_example(run_cli):
     code, out, _ = run_cli("--help")
     assert code == 0
-    for verb in ("extract", "info", "analyze", "sql", "shapes", "demo"):
+    for verb in ("extract", "plan", "info", "analyze", "sql", "shapes", "demo"):
         assert verb in out
         code, text, _ = run_cli(verb, "--help")
         assert code == 0
@@ -151,7 +157,18 @@ def extract_arguments(tiny_llava, scenes, tmp_path, **changes):
         ({"lake": ""}, "the URL of the lake is empty"),
         ({"device": "abacus"}, "cannot run on abacus"),
         ({"device": "meta"}, "cannot run on meta"),
-        ({"answer-tokens": "500"}, "needs 552 tokens with its answer, the model's positions reach 512"),
+        ({"answer-tokens": "500"}, "needs 552 positions with its answer, the model's reach 512: shorten the question"),
+        ({"dataset": "shapes:many"}, "shapes:many is not shapes:IMAGES or shapes:IMAGES@SEED"),
+        ({"column": "question"}, "--column question: expected FIELD=NAME"),
+        ({"column": "question=prompt"}, "columns can be named for table: and hub: only"),
+        ({"model-dtype": "int4"}, "model dtype is int4, expected one of auto, float32, bfloat16, float16"),
+        ({"attn": "magic"}, "attention is magic, expected one of sdpa, flash_attention_2, eager"),
+        ({"plan": "huge"}, "no plan named huge: expected full, suffix, readout or a file ending in .toml"),
+        ({"plan": "/no/such/plan.toml"}, "no plan at /no/such/plan.toml: the file is not there"),
+        ({"samples": "-1"}, "samples is -1, expected 0 or more"),
+        ({"temperature": "0"}, "temperature is 0.0, expected a number above 0"),
+        ({"temperature": "nan"}, "temperature is nan, expected a number above 0"),
+        ({"top-p": "1.5"}, "top-p is 1.5, expected a number above 0 and at most 1"),
         ({"images": "/no/such/images"}, "no folder of images at /no/such/images"),
     ],
     ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
@@ -169,8 +186,11 @@ def test_extract_refuses_bad_options(run_cli, tiny_llava, scenes, tmp_path, chan
             "line 2: not valid JSON",
         ),
         ("", "is empty: it has no rows"),
-        ('{"question_id": 1, "image": "gone.png", "text": "?", "label": "yes"}\n', "1 images are missing"),
-        ('{"question_id": 1, "image": "torn.png", "text": "?", "label": "yes"}\n', "cannot read the image"),
+        ('{"question_id": 1, "image": "gone.png", "text": "?", "label": "yes"}\n', "1 image is missing or broken: "),
+        (
+            '{"question_id": 1, "image": "torn.png", "text": "?", "label": "yes"}\n',
+            "torn.png (in no format that Pillow reads); --skip-bad",
+        ),
         ('{"question_id": 1, "image": "a.png", "text": "an <image>", "label": "yes"}\n', "holds the image placeholder"),
     ],
 )
@@ -232,6 +252,79 @@ def test_extract_refuses_a_damaged_checkpoint(run_cli, tiny_llava, scenes, tmp_p
     assert not (tmp_path / "lake").exists()
 
 
+def test_extract_takes_every_option_that_the_job_has(run_cli, tiny_llava, scenes, tmp_path):
+    table = tmp_path / "asked.csv"
+    table.write_text("prompt,picture,label\nIs there a dog?,scene_000000.png,no\nWhere?,scene_000001.png,\n")
+    (tmp_path / "mine.toml").write_text('arrays = ["readout_states", "logits"]\nlayers = ["embed", "block_2"]\n')
+    words = [f"--dataset=table:{table}", "--column=question=prompt", "--column=image=picture", "--column=gold=label"]
+    words += [f"--images={scenes / 'images'}", f"--plan={tmp_path / 'mine.toml'}", "--dtype=float32", "--blank"]
+    words += ["--samples=3", "--temperature=0.9", "--top-p=0.8", "--seed=4", "--answer-tokens=2", "--batch-size=50"]
+    words += ["--no-share-prefix", "--attn=eager", "--model-dtype=bfloat16", "--device=cpu"]
+    arguments = extract_arguments(tiny_llava, scenes, tmp_path)
+    code, _, err = run_cli(*arguments, *words)
+    assert code == 0, err
+    lake = open_lake(str(tmp_path / "lake"))
+    record = lake.run("tiny-llava").record
+    identity = record.identity
+    assert identity["dataset"]["kinds"] == ["pope", "table"]
+    assert record.examples == 96 + 2
+    assert identity["plan"]["name"] == "mine"
+    assert (identity["plan"]["batch_size"], identity["plan"]["shared_prefix"]) == (50, False)
+    assert {"readout_states", "logits", "blank_states", "blank_logits"} <= set(record.arrays)
+    assert "hidden_states" not in record.arrays
+    assert record.layers == ("embed", "block_2")
+    assert (record.stored_dtype, identity["attention"], identity["model"]["dtype"]) == ("float32", "eager", "bfloat16")
+    drawn = {"answer_tokens": 2, "samples": 3, "temperature": 0.9, "top_p": 0.8, "seed": 4}
+    assert drawn.items() <= identity["generation"].items()
+    assert lake.table("samples").height == 3 * record.examples
+    assert "2 of 2 batches" in run_cli("info", str(tmp_path / "lake"))[1]
+
+
+def test_broken_images_are_left_out_where_that_is_asked_for_and_said(run_cli, tiny_llava, scenes, tmp_path):
+    folder = tmp_path / "scenes"
+    shutil.copytree(scenes, folder)
+    (folder / "images" / "scene_000003.png").write_bytes(b"torn")
+    arguments = extract_arguments(tiny_llava, folder, tmp_path)
+    assert "1 image is missing or broken: " in one_line(run_cli, *arguments)
+    code, out, _ = run_cli(*arguments, "--skip-bad", "--answer-tokens", "1")
+    assert code == 0
+    assert "12 examples were left out for a broken image: table `skipped`" in out
+    query = "select (select count(*) from skipped) as gone, (select count(*) from examples) as kept"
+    assert run_cli("sql", str(tmp_path / "lake"), query)[1].split() == ["gone", "kept", "12", "84"]
+
+
+def test_plan_says_what_extract_would_write_and_writes_nothing(run_cli, tiny_llava, scenes, tmp_path):
+    lake = tmp_path / "lake"
+    arguments = ["--model", str(tiny_llava), "--dataset", f"pope:{scenes}", "--lake", str(lake), "--answer-tokens", "1"]
+    code, out, _ = run_cli("plan", *arguments)
+    assert code == 0
+    assert not lake.exists()
+    planned = {line.split()[0]: line for line in out.splitlines() if line.strip()}
+    assert run_cli("extract", *arguments)[0] == 0
+    record = open_lake(str(lake)).run("tiny-llava").record
+    assert f"tiny-llava, plan suffix: 96 examples, {record.rows} different questions over 8 prefixes" in out
+    for spec in record.specs:
+        shape = " x ".join(str(length) for length in spec.layout(record.extents, "float16").shape)
+        assert shape in planned[spec.name], spec.name
+    files = sum(path.is_file() for path in lake.rglob("*"))
+    assert f"in {files} files" in planned["local"]
+    assert f"object store: {files} PUT requests" in out
+
+
+def test_plan_asks_for_the_images_size_where_it_counts_and_the_images_are_not_here(run_cli, tmp_path):
+    row = '{"question_id": 1, "image": "a.jpg", "text": "Is there a dog?", "label": "yes"}\n'
+    (tmp_path / "coco_pope_random.json").write_text(row)
+    (model,) = (folder for folder in checkpoints() if "qwen2" in folder.name)
+    arguments = ["plan", "--model", str(model), "--dataset", f"pope:{tmp_path}"]
+    assert "--image-size 640x480 plans without the images" in one_line(run_cli, *arguments)
+    for size in ("640", "axb", "0x480", "640x-1"):
+        message = one_line(run_cli, *arguments, "--image-size", size)
+        assert f"image size is '{size}', expected width and height in pixels like 640x480" in message
+    small, large = (run_cli(*arguments, "--image-size", size)[1] for size in ("28x28", "112x112"))
+    assert "images were not opened" in small
+    assert small != large
+
+
 def test_extract_refuses_a_place_that_is_no_folder(run_cli, tiny_llava, scenes, tmp_path):
     (tmp_path / "file").write_text("x")
     for place in (tmp_path / "file", tmp_path / "file" / "below"):
@@ -269,7 +362,7 @@ def test_files_that_are_no_commits_are_not_looked_at(run_cli, broken_lake):
     commit = sorted(broken_lake.glob("runs/*/batches/*.parquet"))[0]
     for name in ("._000001.parquet", "000099.parquet", "copy of 000001.parquet", ".writing-1", "notes.txt"):
         (commit.parent / name).write_bytes(commit.read_bytes())
-    assert "480 of 480 examples in 20 of 20 batches" in run_cli("info", str(broken_lake))[1]
+    assert "480 of 480 examples in 10 of 10 batches" in run_cli("info", str(broken_lake))[1]
     assert run_cli("sql", str(broken_lake), "select count(*) as n from examples")[1].split() == ["n", "480"]
 
 

@@ -4,7 +4,8 @@ import pytest
 from rich.console import Console
 
 from vlmlake import open_lake
-from vlmlake.console import print_results, size
+from vlmlake.console import print_results
+from vlmlake.store_schema.sizes import size_in_words
 
 
 def test_results_fit_a_terminal_of_eighty_columns(lake_url):
@@ -22,4 +23,4 @@ def test_results_fit_a_terminal_of_eighty_columns(lake_url):
     ("count", "words"), [(0, "0 B"), (999, "999 B"), (1500, "1.5 kB"), (2_500_000, "2.5 MB"), (3e12, "3.0 TB")]
 )
 def test_sizes_are_told_in_words(count, words):
-    assert size(count) == words
+    assert size_in_words(count) == words

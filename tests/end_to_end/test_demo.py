@@ -1,4 +1,4 @@
-"""The demo on fewer scenes: it ends with its table, its commands run as printed, and a second run only answers."""
+"""The demo on fewer scenes: a table per model, commands that run as printed, a second run that only answers."""
 
 from __future__ import annotations
 
@@ -11,8 +11,16 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from vlmlake import open_lake
+from vlmlake.analysis.accuracy import answer_accuracy
 from vlmlake.cli import main
-from vlmlake.demo import run_demo
+from vlmlake.demo import checkpoints, run_demo
+from vlmlake.ingest.decoding import Decoding
+from vlmlake.ingest.extract import extract
+from vlmlake.ingest.job import Job
+from vlmlake.ingest.model_source import ModelSource
+
+MODELS = ("tiny-llava", "tiny-paligemma", "tiny-qwen2-vl")
 
 
 def demo_output(folder: Path) -> str:
@@ -27,23 +35,41 @@ def shown(tmp_path_factory) -> tuple[Path, str, str]:
     return folder, demo_output(folder), demo_output(folder)
 
 
-def test_the_demo_ends_with_its_table(shown):
-    _, out, _ = shown
+def answers(out: str) -> dict[str, str]:
+    """What the demo says about each run, by the run's name."""
+    told = out.partition("2. answer")[2].partition("All of it took")[0]
+    _, *parts = re.split(r"^(tiny-\S+-[0-9a-f]{8})$", told, flags=re.MULTILINE)
+    return dict(zip(parts[::2], parts[1::2], strict=True))
+
+
+def test_the_demo_makes_one_run_of_every_family(shown):
+    folder, out, _ = shown
+    lake = open_lake(str(folder / "lake"))
+    assert [run.rpartition("-")[0] for run in lake.runs] == list(MODELS)
+    assert {lake.run(run).record.identity["model"]["type"] for run in lake.runs} == {"llava", "paligemma", "qwen2_vl"}
+    for run in lake.runs:
+        record = lake.run(run).record
+        assert (record.examples, lake.run(run).batches_done) == (360, record.extents.batches)
+        assert f"{run}: {record.rows} of {record.rows} questions computed" in out
+        assert lake[run].sizes["example"] == 360
+    assert list(answers(out)) == list(lake.runs)
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_the_demo_ends_with_its_table(shown, model):
+    (told,) = (text for run, text in answers(shown[1]).items() if run.rpartition("-")[0] == model)
     for row in ("accuracy", "AUROC of probe", "AUROC of probe_nested", "R of entropy and correctness"):
-        assert re.search(rf"{row} .*\d\.\d\d\d +\[-?\d\.\d\d\d, -?\d\.\d\d\d\] +\d+ +30", out), row
+        assert re.search(rf"{row} .*\d\.\d\d\d +\[-?\d\.\d\d\d, -?\d\.\d\d\d\] +\d+ +30", told), row
     for place in ("adversarial", "popular", "random", "embed", "block_3", "chosen", "mean"):
-        assert re.search(rf" {place} ", out), place
+        assert re.search(rf" {place} ", told), place
 
 
 def test_a_second_demo_computes_nothing_and_tells_the_same(shown):
     _, first, second = shown
     assert "nothing to do" not in first
-    assert "nothing to do" in second
-
-    def table(out):
-        return out.partition("3. answer")[2].partition("All of it took")[0]
-
-    assert table(first) == table(second)
+    assert second.count("nothing to do") == 3
+    assert len(answers(first)) == 3
+    assert answers(first) == answers(second)
 
 
 def test_the_commands_run_as_printed(shown, monkeypatch, capsys):
@@ -60,17 +86,12 @@ def test_the_commands_run_as_printed(shown, monkeypatch, capsys):
         assert len(capsys.readouterr().out.splitlines()) > 3
 
 
-def test_the_tiny_model_makes_honest_errors(tiny_llava, tmp_path):
+@pytest.mark.parametrize("folder", checkpoints(), ids=lambda folder: folder.name)
+def test_a_tiny_model_makes_honest_errors(folder, tmp_path):
     """On fresh scenes: between 0.80 and 0.93 right on adversarial questions, better on random ones."""
-    from vlmlake.analysis.accuracy import answer_accuracy
-    from vlmlake.ingest.datasets.shapes import write_benchmark
-    from vlmlake.ingest.extract import extract
-    from vlmlake.ingest.job import Job
-    from vlmlake.store_schema.lake import open_lake
-
-    write_benchmark(tmp_path / "scenes", images=250, seed=987_654)
-    url = str(tmp_path / "lake")
-    run = extract(Job(str(tiny_llava), f"pope:{tmp_path / 'scenes'}", url, answer_tokens=1, batch_size=96)).run
-    rows = {row["split"]: row["value"] for row in answer_accuracy(open_lake(url)[run])}
+    source, decoding = ModelSource(str(folder)), Decoding(answer_tokens=1)
+    job = Job(source, ("shapes:250@987654",), str(tmp_path / "lake"), decoding=decoding, batch_size=96)
+    run = extract(job).run
+    rows = {row["split"]: row["value"] for row in answer_accuracy(open_lake(job.lake)[run])}
     assert 0.80 <= rows["adversarial"] <= 0.93
     assert rows["random"] > rows["adversarial"]

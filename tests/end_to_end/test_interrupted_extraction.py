@@ -8,6 +8,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,16 +21,20 @@ from vlmlake.analysis.analyze import analyze
 from vlmlake.errors import VlmlakeError
 from vlmlake.ingest import extract as extract_module
 from vlmlake.ingest.datasets.shapes import write_benchmark
+from vlmlake.ingest.decoding import Decoding
 from vlmlake.ingest.extract import extract
 from vlmlake.ingest.job import Job
+from vlmlake.ingest.model_source import ModelSource
+from vlmlake.store_schema.capture_plan import read_plan
 from vlmlake.store_schema.commits import committed_batches
 
 BATCHES = 40
+EXAMPLES_A_BATCH = 12
 
 
 @pytest.fixture(scope="module")
 def many_scenes(tmp_path_factory) -> Path:
-    """Forty scenes of twelve questions: forty batches of one image."""
+    """Forty scenes of twelve questions, six to eight of them different: forty batches of one image."""
     folder = tmp_path_factory.mktemp("many")
     write_benchmark(folder, images=BATCHES, seed=21)
     return folder
@@ -36,14 +42,27 @@ def many_scenes(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def job(tiny_llava, many_scenes, tmp_path) -> Job:
-    return Job(str(tiny_llava), f"pope:{many_scenes}", str(tmp_path / "lake"), batch_size=12, answer_tokens=2)
+    return job_at(str(tmp_path / "lake"), tiny_llava, many_scenes)
 
 
 @pytest.fixture(scope="module")
 def uninterrupted(tiny_llava, many_scenes, tmp_path_factory) -> str:
     url = str(tmp_path_factory.mktemp("whole") / "lake")
-    extract(Job(str(tiny_llava), f"pope:{many_scenes}", url, batch_size=12, answer_tokens=2))
+    extract(job_at(url, tiny_llava, many_scenes))
     return url
+
+
+def job_at(url: str, model: Path, scenes: Path) -> Job:
+    return Job(
+        ModelSource(str(model)), (f"pope:{scenes}",), url, decoding=Decoding(answer_tokens=2, samples=2), batch_size=8
+    )
+
+
+def rows_in(url: str, batches: Iterable[int]) -> int:
+    """How many different questions these batches of a finished lake hold."""
+    lake = open_lake(url)
+    examples = lake.run(lake.runs[0]).examples()
+    return examples.filter(examples["batch"].is_in(list(batches)))["row"].n_unique()
 
 
 def files_below(folder: Path) -> dict[str, bytes]:
@@ -63,8 +82,8 @@ def assert_same_lake(url: str, other: str) -> None:
 
 def signalled_half_way(job: Job, number: signal.Signals) -> tuple[int, str]:
     """Start the job as a user would, send it a signal once a quarter is committed; its exit code and standard error."""
-    command = [sys.executable, "-m", "vlmlake.cli", "extract", "--model", job.model, "--dataset", job.dataset]
-    command += ["--lake", job.lake, "--batch-size", "12", "--answer-tokens", "2"]
+    command = [sys.executable, "-m", "vlmlake.cli", "extract", "--model", job.model.name, "--lake", job.lake]
+    command += ["--dataset", *job.datasets, "--batch-size", "8", "--answer-tokens", "2", "--samples", "2"]
     process = subprocess.Popen(
         command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, preexec_fn=_listen_to_interrupts
     )
@@ -103,11 +122,11 @@ def test_a_killed_pass_goes_on_where_it_was(job, uninterrupted):
     done = committed_batches(lake.storage, lake.run(name).record)
     assert 0 < len(done) < BATCHES
     seen, whole = lake[name].compute(), open_lake(uninterrupted)[name]
-    assert seen.sizes["example"] == 12 * len(done)
+    assert seen.sizes["example"] == EXAMPLES_A_BATCH * len(done)
     xr.testing.assert_equal(seen, whole.sel(example=seen["example"], prefix=seen["prefix"]).compute())
 
     outcome = extract(job)
-    assert outcome.computed == 12 * (BATCHES - len(done))
+    assert outcome.computed == rows_in(uninterrupted, set(range(BATCHES)) - set(done))
     assert_same_lake(job.lake, uninterrupted)
 
 
@@ -115,7 +134,8 @@ def test_a_finished_pass_has_nothing_to_do(job):
     first = extract(job)
     before = files_below(Path(job.lake))
     again = extract(job)
-    assert (first.computed, again.computed, again.written) == (12 * BATCHES, 0, 0)
+    assert (first.computed, again.computed, again.written) == (first.rows, 0, 0)
+    assert first.rows == rows_in(job.lake, range(BATCHES)) < first.examples == EXAMPLES_A_BATCH * BATCHES
     assert again.run == first.run
     assert files_below(Path(job.lake)) == before
 
@@ -145,8 +165,8 @@ def test_leftovers_of_an_uncommitted_batch_are_invisible_and_overwritten(job, un
     (folder / "batches" / "000003.parquet").unlink()
     shard = folder / "arrays.zarr" / "readout_states" / "c" / "3" / "0" / "0" / "0"
     shard.write_bytes((folder / "arrays.zarr" / "readout_states" / "c" / "4" / "0" / "0" / "0").read_bytes())
-    assert open_lake(job.lake)[run].sizes["example"] == 12 * (BATCHES - 1)
-    assert extract(job).computed == 12
+    assert open_lake(job.lake)[run].sizes["example"] == EXAMPLES_A_BATCH * (BATCHES - 1)
+    assert extract(job).computed == rows_in(uninterrupted, [3])
     assert_same_lake(job.lake, uninterrupted)
 
 
@@ -165,19 +185,20 @@ def test_a_longer_answer_of_a_killed_attempt_does_not_show_through(job, uninterr
     assert open_lake(job.lake)[run]["answer_tokens"].min() == 2
     for commit in (Path(job.lake) / "runs" / run / "batches").iterdir():
         commit.unlink()
-    assert extract(job).computed == 12 * BATCHES
+    assert extract(job).computed == rows_in(uninterrupted, range(BATCHES))
     ours, wanted = open_lake(job.lake)[run].compute(), open_lake(uninterrupted)[run].compute()
     xr.testing.assert_equal(ours, wanted)
 
 
-@pytest.mark.parametrize("array", ["hidden_states", "token_role", "prefix_states"])
+@pytest.mark.parametrize("array", ["hidden_states", "token_role", "prefix_states", "image_update"])
 def test_a_batch_that_lost_a_shard_is_not_seen_and_is_written_again(job, uninterrupted, array):
     run = extract(job).run
     shutil.rmtree(Path(job.lake) / "runs" / run / "arrays.zarr" / array / "c" / "3")
     lake = open_lake(job.lake)
     assert lake.run(run).batches_done == BATCHES - 1
-    assert lake[run].sizes["example"] == lake.table("examples").height == 12 * (BATCHES - 1)
-    assert extract(job).computed == 12
+    assert lake[run].sizes["example"] == lake.table("examples").height == EXAMPLES_A_BATCH * (BATCHES - 1)
+    assert lake.table("samples").height == 2 * lake.table("examples").height
+    assert extract(job).computed == rows_in(uninterrupted, [3])
     assert_same_lake(job.lake, uninterrupted)
 
 
@@ -207,13 +228,20 @@ def test_a_creation_that_was_cut_off_is_made_whole(job, uninterrupted):
     assert_same_lake(job.lake, uninterrupted)
 
 
-def test_other_content_is_another_run(job, tmp_path, tiny_llava, many_scenes):
+def test_other_content_is_another_run(job, scenes):
+    job = replace(job, datasets=(f"pope:{scenes}",))
     names = {extract(job).run}
-    for change in ({"dtype": "float32"}, {"answer_tokens": 1}, {"batch_size": 24}):
-        names.add(extract(Job(**{**vars(job), **change})).run)
-    file = many_scenes / "shapes_pope_random.json"
-    names.add(extract(Job(**{**vars(job), "dataset": f"pope:{file}"})).run)
-    assert len(names) == 5
+    file = scenes / "shapes_pope_random.json"
+    for change in (
+        {"plan": read_plan("suffix", "float32")},
+        {"plan": read_plan("readout")},
+        {"decoding": Decoding(answer_tokens=1, samples=2)},
+        {"decoding": Decoding(answer_tokens=2, samples=2, seed=1)},
+        {"batch_size": 24},
+        {"datasets": (f"pope:{file}",)},
+    ):
+        names.add(extract(replace(job, **change)).run)
+    assert len(names) == 7
     lake = open_lake(job.lake)
     assert set(lake.runs) == names
     with pytest.raises(VlmlakeError, match=r"no single run named tiny-llava .* all fit"):
@@ -222,6 +250,6 @@ def test_other_content_is_another_run(job, tmp_path, tiny_llava, many_scenes):
 
 def test_memory_and_disk_hold_the_same(job, uninterrupted, tmp_path):
     url = f"memory://{tmp_path.name}"
-    run = extract(Job(**{**vars(job), "lake": url})).run
+    run = extract(replace(job, lake=url)).run
     xr.testing.assert_equal(open_lake(url)[run].compute(), open_lake(uninterrupted)[run].compute())
     assert np.isfinite(open_lake(url)[run]["unembedding"].values).all()

@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 import vlmlake
 
 BLOCKED = ("torch", "transformers", "tokenizers", "safetensors", "PIL", "torchvision")
@@ -37,7 +39,8 @@ def test_every_module_outside_ingest_imports():
         for path in sorted(root.rglob("*.py"))
         if path.relative_to(root).parts[0] != "ingest"
     ]
-    assert {"vlmlake", "vlmlake.cli", "vlmlake.analysis.probes", "vlmlake.queries.connect"} <= set(modules)
+    expected = {"vlmlake", "vlmlake.cli", "vlmlake.console.extraction", "vlmlake.demo", "vlmlake.analysis.probes"}
+    assert expected | {"vlmlake.cli_options", "vlmlake.queries.connect"} <= set(modules)
     done = run_without_torch("import importlib\nfor name in sys.argv[1:]: importlib.import_module(name)", *modules)
     assert done.returncode == 0, done.stderr
 
@@ -58,9 +61,10 @@ assert not {"torch", "transformers"} & set(sys.modules)
     assert done.returncode == 0, done.stderr
 
 
-def test_extract_says_what_to_install(tmp_path):
+@pytest.mark.parametrize("verb", ["extract", "plan"])
+def test_a_verb_that_needs_a_model_says_what_to_install(tmp_path, verb):
     code = "from vlmlake.cli import main\nsys.argv[0] = 'vlmlake'\nmain()"
-    done = run_without_torch(code, "extract", "--model", "x", "--dataset", "y", "--lake", str(tmp_path))
+    done = run_without_torch(code, verb, "--model", "x", "--dataset", "y", "--lake", str(tmp_path))
     assert done.returncode == 2
     assert (
         done.stderr.strip()

@@ -1,7 +1,10 @@
 import threading
+from queue import Queue
+from types import SimpleNamespace
 
 import pytest
 
+from vlmlake.ingest import writer as writer_module
 from vlmlake.ingest.writer import BackgroundWriter
 
 
@@ -61,3 +64,22 @@ def test_a_slow_writer_makes_the_model_wait():
     gate.set()
     producer.join(timeout=5)
     assert len(queued) == 6
+
+
+def test_the_time_that_the_model_waits_for_room_is_told(monkeypatch):
+    """Under a clock that moves only where `put` of the queue is called, five seconds at a time."""
+    now = [0.0]
+
+    class SlowQueue(Queue):
+        def put(self, task):
+            now[0] += 5.0
+            super().put(task)
+
+    monkeypatch.setattr(writer_module, "Queue", SlowQueue)
+    monkeypatch.setattr(writer_module, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    told = []
+    with BackgroundWriter() as writer:
+        for _ in range(3):
+            told.append(writer.waited)
+            writer.put(lambda: None)
+    assert [*told, writer.waited] == [0.0, 5.0, 10.0, 15.0]

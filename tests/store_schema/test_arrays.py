@@ -6,7 +6,7 @@ import pytest
 from vlmlake.errors import VlmlakeError
 from vlmlake.store_schema.arrays import allocate, open_arrays, write_batch
 from vlmlake.store_schema.run_record import RunRecord
-from vlmlake.store_schema.schema import BATCH_ARRAYS, Extents, layer_names, position_names
+from vlmlake.store_schema.schema import ALWAYS, ARRAYS, Extents, layer_names, position_names
 from vlmlake.store_schema.storage import Storage
 
 EXTENTS = Extents(
@@ -23,16 +23,31 @@ EXTENTS = Extents(
 )
 
 
-def record(dtype="float16") -> RunRecord:
-    return RunRecord("toy", {"dtype": dtype}, 12, EXTENTS, dtype, layer_names(2), position_names(2), {}, {})
+EVERY_ARRAY = tuple(spec.name for spec in ARRAYS)
+
+
+def record(dtype="float16", arrays=EVERY_ARRAY) -> RunRecord:
+    return RunRecord(
+        model="toy",
+        identity={"dtype": dtype, "arrays": arrays},
+        examples=15,
+        rows=12,
+        extents=EXTENTS,
+        stored_dtype=dtype,
+        arrays=arrays,
+        layers=layer_names(2),
+        positions=position_names(2),
+        final_norm={},
+        versions={},
+    )
 
 
 def batch(examples=4, prefixes=2, tokens=20, seed=0) -> dict[str, np.ndarray]:
     """Random arrays of one batch, `tokens` long."""
     rng = np.random.default_rng(seed)
     arrays = {}
-    for spec in BATCH_ARRAYS:
-        lengths = {"example": examples, "prefix": prefixes, "token": tokens, "query": tokens, "key": 10 + tokens}
+    lengths = {"example": examples, "prefix": prefixes, "token": tokens, "query": tokens, "key": 10 + tokens}
+    for spec in record().batch_specs:
         shape = [lengths.get(dimension, EXTENTS.shard(dimension)) for dimension in spec.dimensions]
         is_float = spec.kind == "activation"
         arrays[spec.name] = rng.normal(size=shape).astype(np.float32) if is_float else rng.integers(0, 3, shape)
@@ -40,7 +55,7 @@ def batch(examples=4, prefixes=2, tokens=20, seed=0) -> dict[str, np.ndarray]:
 
 
 def write(storage: Storage, planned: RunRecord, number: int, arrays: dict[str, np.ndarray]) -> dict[str, float]:
-    return write_batch(storage, planned, open_arrays(storage, planned.name, read_only=False), number, arrays)
+    return write_batch(storage, planned, number, arrays)[0]
 
 
 @pytest.fixture
@@ -53,8 +68,8 @@ def test_what_was_written_is_read_back_in_its_rows(storage, dtype):
     allocate(storage, record(dtype))
     arrays = batch()
     write(storage, record(dtype), 1, arrays)
-    again = open_arrays(storage, record(dtype).name)
-    for spec in BATCH_ARRAYS:
+    again = open_arrays(storage, record(dtype))
+    for spec in record(dtype).batch_specs:
         rows = EXTENTS.shard(spec.dimensions[0])
         stored = again[spec.name]
         assert stored.dtype == spec.dtype(dtype)
@@ -86,8 +101,8 @@ def test_what_an_interrupted_writer_left_never_shows_through(storage, left, tmp_
     write(storage, record(), 1, batch(**left, seed=5))
     for place in (storage, clean):
         write(place, record(), 1, arrays)
-    ours, wanted = open_arrays(storage, record().name), open_arrays(clean, record().name)
-    for spec in BATCH_ARRAYS:
+    ours, wanted = open_arrays(storage, record()), open_arrays(clean, record())
+    for spec in record().batch_specs:
         np.testing.assert_array_equal(ours[spec.name][...], wanted[spec.name][...])
 
 
@@ -124,8 +139,9 @@ def test_allocating_over_another_layout_is_refused(storage):
 
 
 def test_a_run_without_arrays_is_named(storage):
-    with pytest.raises(VlmlakeError, match=r"run gone of .* has no arrays"):
-        open_arrays(storage, "gone")
+    gone = replace(record(), model="gone")
+    with pytest.raises(VlmlakeError, match=r"run gone-\w+ of .* has no arrays"):
+        open_arrays(storage, gone)
 
 
 def test_a_missing_array_and_damaged_metadata_are_named(storage, tmp_path):
@@ -133,11 +149,25 @@ def test_a_missing_array_and_damaged_metadata_are_named(storage, tmp_path):
     folder = tmp_path / "runs" / record().name / "arrays.zarr"
     (folder / "logits" / "zarr.json").write_text("{")
     with pytest.raises(VlmlakeError, match=r"the metadata in .* is damaged"):
-        open_arrays(storage, record().name)
+        open_arrays(storage, record())
     (folder / "logits" / "zarr.json").unlink()
     with pytest.raises(VlmlakeError, match="lacks the arrays logits"):
-        open_arrays(storage, record().name)
+        open_arrays(storage, record())
+
+
+def test_a_run_has_the_arrays_that_its_plan_keeps_and_no_others(storage, tmp_path):
+    kept = (*ALWAYS, "readout_states", "logits")
+    few = record(arrays=kept)
+    allocate(storage, few)
+    largest = write(storage, few, 0, batch())
+    folder = tmp_path / "runs" / few.name / "arrays.zarr"
+    assert {path.name for path in folder.iterdir() if path.is_dir()} == set(kept)
+    assert set(open_arrays(storage, few)) == set(kept)
+    assert set(largest) == {"readout_states", "logits"}
+    with pytest.raises(VlmlakeError, match="lacks the arrays hidden_states, prefix_states, attention, attn_write"):
+        open_arrays(storage, replace(few, arrays=EVERY_ARRAY))
 
 
 def test_records_survive_json():
-    assert RunRecord.from_json(record().to_json()) == record()
+    planned = replace(record(), identity={"plan": {"name": "suffix"}})
+    assert RunRecord.from_json(planned.to_json()) == planned

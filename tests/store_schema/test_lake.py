@@ -7,8 +7,8 @@ import zarr
 
 from vlmlake import Lake, open_lake
 from vlmlake.errors import VlmlakeError
-from vlmlake.store_schema import paths
-from vlmlake.store_schema.schema import ARRAYS, BATCH_ARRAYS
+from vlmlake.store_schema import paths, tables
+from vlmlake.store_schema.capture_plan import read_plan
 
 
 @pytest.fixture(scope="module")
@@ -19,6 +19,10 @@ def lake(lake_url) -> Lake:
 @pytest.fixture(scope="module")
 def data(lake) -> xr.Dataset:
     return lake["tiny-llava"]
+
+
+SPECS = read_plan("suffix").specs
+"""What the shared run keeps."""
 
 
 def test_runs_are_named_by_model_and_content(lake):
@@ -46,7 +50,7 @@ def test_a_lake_is_a_mapping(lake):
 
 
 def test_the_dataset_is_lazy_and_labelled(data):
-    for spec in ARRAYS:
+    for spec in SPECS:
         assert isinstance(data[spec.name].data, dask.array.Array), spec.name
         assert data[spec.name].dims == spec.dimensions
     assert data["layer"].values.tolist() == ["embed", "block_0", "block_1", "block_2", "block_3"]
@@ -58,7 +62,7 @@ def test_the_dataset_is_lazy_and_labelled(data):
 
 
 def test_variables_come_in_the_order_of_the_schema(data):
-    assert list(data.data_vars) == [spec.name for spec in ARRAYS]
+    assert list(data.data_vars) == [spec.name for spec in SPECS]
 
 
 def test_dask_chunks_follow_the_shards(data, lake):
@@ -71,7 +75,7 @@ def test_dask_chunks_follow_the_shards(data, lake):
 
 def test_floats_are_read_as_float32_and_kept_raw_on_demand(data, lake):
     raw = lake.run("tiny-llava").dataset(raw=True)
-    for spec in ARRAYS:
+    for spec in SPECS:
         if spec.kind == "activation":
             assert data[spec.name].dtype == np.float32
             assert raw[spec.name].dtype == np.float16
@@ -90,6 +94,19 @@ def test_every_example_points_at_the_prefix_of_its_image(data):
     assert chosen.dims == ("example", "layer", "prefix_token", "hidden")
 
 
+def test_examples_that_ask_the_same_of_the_same_image_have_one_row(data, lake):
+    examples = lake.run("tiny-llava").examples()
+    pairs = examples.select("image_sha256", "question").n_unique()
+    assert examples["row"].n_unique() == pairs == lake.run("tiny-llava").record.rows < examples.height
+    assert examples.select("row", "image_sha256", "question").n_unique() == pairs
+    (first, *_, last) = examples.filter(pl.col("row") == examples["row"].mode()[0])["example"]
+    assert first != last
+    for name in ("readout_states", "token_id"):
+        np.testing.assert_array_equal(data[name].sel(example=first), data[name].sel(example=last))
+    golds = examples.group_by("row").agg(pl.col("gold").n_unique())
+    assert set(golds["gold"]) == {1}
+
+
 def test_the_tree_holds_all_runs(lake):
     tree = lake.tree()
     assert set(tree.children) == set(lake.runs)
@@ -103,8 +120,20 @@ def test_tables_come_as_polars_with_one_row_per_example(lake):
     assert examples.join(answers, on=["run", "example"]).height == 480
     assert examples["image_sha256"].n_unique() == 40
     assert set(examples["run"]) == set(lake.runs)
-    with pytest.raises(VlmlakeError, match="no table named nope: there are examples, answers and results"):
+    assert lake.table("skipped").is_empty()
+    with pytest.raises(VlmlakeError, match=r"no table named nope: there are examples, .*, samples, skipped, results"):
         lake.table("nope")
+
+
+def test_samples_are_rows_of_their_own_two_for_every_example(lake):
+    samples = lake.table("samples")
+    assert samples.columns == tables.SAMPLES.names
+    assert samples.height == 2 * 480
+    assert samples.group_by("example").agg(pl.col("sample").sort())["sample"].to_list() == [[0, 1]] * 480
+    assert samples.equals(lake.run("tiny-llava").samples())
+    assert (samples["token_ids"].list.len() == samples["log_probs"].list.len()).all()
+    ended = samples["token_ids"].list.len() - samples["answer_tokens"]
+    assert ((samples["finish"] == "stop").cast(pl.UInt32) == ended).all()
 
 
 def test_tokens_of_an_unknown_example_are_refused(lake):
@@ -114,7 +143,7 @@ def test_tokens_of_an_unknown_example_are_refused(lake):
 
 def test_one_batch_is_one_object_of_every_array(lake):
     run = lake.run("tiny-llava")
-    for spec in BATCH_ARRAYS:
+    for spec in run.record.batch_specs:
         found = lake.storage.fs.find(lake.storage.full(f"{paths.arrays(run.name)}/{spec.name}/c"))
         assert len(found) == run.record.extents.batches, spec.name
 
@@ -135,6 +164,7 @@ def test_commits_record_the_largest_value_of_every_array(lake, data):
     with lake.storage.fs.open(lake.storage.full(paths.batch(run.name, 0))) as file:
         metadata = pq.read_schema(file).metadata
     assert metadata[b"run"].decode() == run.name
-    rows = run.record.extents.example_rows
-    largest = float(abs(data["hidden_states"][:rows]).max())
-    assert float(metadata[b"largest:hidden_states"]) == pytest.approx(largest, rel=1e-3)
+    first = data.sel(example=run.examples().filter(batch=0)["example"].to_numpy())
+    for name in ("hidden_states", "logits", "attn_write"):
+        largest = float(abs(first[name]).max())
+        assert float(metadata[f"largest:{name}".encode()]) == largest, name

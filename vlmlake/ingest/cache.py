@@ -42,5 +42,6 @@ def with_room(cache: Any, rows: torch.Tensor, room: int) -> DynamicCache:
 def _with_room(states: torch.Tensor, rows: torch.Tensor, room: int) -> torch.Tensor:
     _, heads, tokens, width = states.shape
     buffer = states.new_empty((len(rows), heads, tokens + room, width))
-    buffer[:, :, :tokens] = states[rows]
+    for row in range(len(states)):
+        buffer[rows == row, :, :tokens] = states[row]
     return buffer

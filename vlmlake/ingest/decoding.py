@@ -10,6 +10,8 @@ import torch
 
 from vlmlake.errors import VlmlakeError
 
+SHORT_LIST = 1024
+
 
 @dataclass(frozen=True)
 class Decoding:
@@ -48,10 +50,24 @@ def draw_from_nucleus(logits: torch.Tensor, uniforms: torch.Tensor, temperature:
     logits: [rows, vocab], float32. uniforms: [rows, draws] in [0, 1): each is looked up in the cumulative distribution,
     likeliest token first, so that equal numbers give equal tokens. Returns [rows, draws], int64.
     """
-    probabilities, order = (logits / temperature).softmax(-1).sort(dim=-1, descending=True, stable=True)
+    probabilities, order = _likeliest((logits / temperature).softmax(-1), top_p)
     reached = probabilities.cumsum(-1)
     inside = ((reached - probabilities) < top_p).sum(-1, keepdim=True)
     inside = inside.clamp(min=1)
     target = uniforms * reached.gather(-1, inside - 1)
     place = torch.searchsorted(reached, target, right=True).minimum(inside - 1)
     return order.gather(-1, place)
+
+
+def _likeliest(probabilities: torch.Tensor, top_p: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """Probabilities and their tokens, likeliest first, equal ones by token: as many as the nucleus can need.
+
+    The first SHORT_LIST hold the nucleus of a model that is sure of something; only else is the vocabulary sorted.
+    """
+    if probabilities.shape[-1] > SHORT_LIST:
+        order = probabilities.topk(SHORT_LIST).indices.sort(-1).values
+        short, places = probabilities.gather(-1, order).sort(dim=-1, descending=True, stable=True)
+        if (short.sum(-1) >= top_p).all():
+            return short, order.gather(-1, places)
+    ordered: tuple[torch.Tensor, torch.Tensor] = probabilities.sort(dim=-1, descending=True, stable=True)
+    return ordered

@@ -21,7 +21,6 @@ from vlmlake.ingest.room import require_room
 from vlmlake.ingest.rows import batch_rows, skipped_rows
 from vlmlake.ingest.work import Work, plan_work
 from vlmlake.ingest.writer import BackgroundWriter
-from vlmlake.store_schema.arrays import Targets, open_arrays
 from vlmlake.store_schema.commits import commit_batch, create_run, missing_batches, run_exists
 from vlmlake.store_schema.lake import create_lake, refuse_foreign_lake
 from vlmlake.store_schema.storage import Storage
@@ -83,14 +82,13 @@ def extract(
     computed = sum(len(work.batches[number].examples) for number in missing)
     with BackgroundWriter() as writer:
         tally = _Tally(report, work, writer, done=len(work.items) - computed)
-        targets = open_arrays(storage, record, read_only=False)
         for batch, asked in load_ahead(work, family, missing):
             forward = run_batch(family, work.wanted, asked, job.decoding, work.shared)
             finished = Finished(record, work.wanted, asked, forward, work.sees_suffix)
             if batch.number == missing[0]:
                 check_first_batch(family, finished)
             rows = batch_rows(work, family, batch, asked, forward)
-            writer.put(partial(_commit, storage, targets, batch.number, finished, rows, tally))
+            writer.put(partial(_commit, storage, batch.number, finished, rows, tally))
     return Outcome(
         run=record.name,
         examples=len(work.examples),
@@ -129,8 +127,6 @@ class _Tally:
         self._report(Progress(self.run, self.done, self.total, self.written, self.seconds, self._writer.waited))
 
 
-def _commit(
-    storage: Storage, targets: Targets, number: int, finished: Finished, rows: list[dict[str, object]], tally: _Tally
-) -> None:
-    written = commit_batch(storage, finished.record, targets, number, batch_arrays(finished), rows)
+def _commit(storage: Storage, number: int, finished: Finished, rows: list[dict[str, object]], tally: _Tally) -> None:
+    written = commit_batch(storage, finished.record, number, batch_arrays(finished), rows)
     tally.add(len(finished.asked.prompts), written)

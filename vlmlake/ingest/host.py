@@ -16,7 +16,7 @@ class Host:
 
     def take(self, tensor: torch.Tensor) -> torch.Tensor:
         """A copy of `tensor` in the store's dtype, on the host."""
-        smaller = tensor.to(self.dtype)
+        smaller = tensor.to(self.dtype, copy=True)
         if smaller.device.type != "cuda":
             return smaller.to("cpu")
         stream = self._streams.setdefault(smaller.device, torch.cuda.Stream(smaller.device))  # type: ignore[no-untyped-call]

@@ -14,16 +14,14 @@ from vlmlake.errors import VlmlakeError
 from vlmlake.store_schema import paths
 from vlmlake.store_schema.run_record import RunRecord
 from vlmlake.store_schema.schema import ONCE_ARRAYS, ROLES, ArraySpec, Layout
+from vlmlake.store_schema.shards import encode_shard, largest_magnitude
 from vlmlake.store_schema.storage import Storage
 
 FLOAT16_LARGEST = 65504.0
-FLOAT16_INFINITY = 0x7C00
+COMPRESSION_LEVEL = 1
 
 Arrays = Mapping[str, np.ndarray]
 """Values by the name of their array."""
-
-Targets = Mapping[str, zarr.Array[Any]]
-"""The arrays of a run on disk, by name."""
 
 
 def allocate(storage: Storage, record: RunRecord) -> zarr.Group:
@@ -45,7 +43,7 @@ def allocate(storage: Storage, record: RunRecord) -> zarr.Group:
             shards=layout.shards,
             dtype=spec.dtype(record.stored_dtype),
             fill_value=spec.fill_value,
-            compressors=ZstdCodec(level=1),
+            compressors=ZstdCodec(level=COMPRESSION_LEVEL),
             dimension_names=spec.dimensions,
             attributes={"description": spec.description},
             config={"write_empty_chunks": False},
@@ -53,15 +51,15 @@ def allocate(storage: Storage, record: RunRecord) -> zarr.Group:
     return group
 
 
-def open_arrays(storage: Storage, record: RunRecord, read_only: bool = True) -> Targets:
-    """All arrays of a run, their metadata read.
+def open_arrays(storage: Storage, record: RunRecord) -> Mapping[str, zarr.Array[Any]]:
+    """All arrays of a run by name, for reading, their metadata read.
 
     Raises VlmlakeError if its folder or an array is missing or its metadata damaged.
     """
     run = record.name
-    store = storage.zarr_store(paths.arrays(run), read_only=read_only)
+    store = storage.zarr_store(paths.arrays(run), read_only=True)
     try:
-        group = zarr.open_group(store, mode="r" if read_only else "r+", zarr_format=3, use_consolidated=False)
+        group = zarr.open_group(store, mode="r", zarr_format=3, use_consolidated=False)
         arrays = {spec.name: _array(group, spec) for spec in record.specs if spec.name in group}
     except (FileNotFoundError, GroupNotFoundError) as error:
         raise VlmlakeError(f"run {run} of {storage.url} has no arrays: expected {paths.arrays(run)}") from error
@@ -77,36 +75,33 @@ def write_once(group: zarr.Group, arrays: Arrays) -> None:
     """Write the arrays that the whole run shares, each in full."""
     for spec in ONCE_ARRAYS:
         target = _array(group, spec)
-        target[...] = _stored(spec, arrays[spec.name], target.dtype, "the whole run")[0]
+        target[...] = _stored(spec, arrays[spec.name], target.dtype, "the whole run")
 
 
-def write_batch(storage: Storage, record: RunRecord, targets: Targets, number: int, arrays: Arrays) -> dict[str, float]:
-    """Write one batch's shards; returns the largest |x| of every array of activations.
+def write_batch(storage: Storage, record: RunRecord, number: int, arrays: Arrays) -> tuple[dict[str, float], int]:
+    """Put one batch's shards, each whole; returns the largest |x| of every array of activations, and the bytes written.
 
-    targets: the run's arrays, open for writing. arrays: every array of the record's batch_specs by name, with at most
-    the planned length on each axis: a batch brings its own longest length, and what lies beyond stays unwritten. A
-    shard that an interrupted writer left is replaced whole.
+    arrays: every array of the record's batch_specs by name, with at most the planned length on each axis: a batch
+    brings its own longest length, and what lies beyond stays unwritten. A shard that an interrupted writer left is
+    replaced.
 
     Raises VlmlakeError if a value does not fit the stored dtype, before anything of that array is written.
     """
-    largest = {}
-    for spec, shard in zip(record.batch_specs, shard_files(record, number), strict=True):
-        values, target = arrays[spec.name], targets[spec.name]
-        start = number * record.extents.shard(spec.dimensions[0])
-        region = (slice(start, start + values.shape[0]), *(slice(0, length) for length in values.shape[1:]))
+    largest, written = {}, 0
+    for spec, path in zip(record.batch_specs, shard_files(record, number), strict=True):
+        values, layout = arrays[spec.name], spec.layout(record.extents, record.stored_dtype)
         planned = tuple(record.extents.shard(dimension) for dimension in spec.dimensions)
         if values.ndim != len(planned) or any(
             given > there for given, there in zip(values.shape, planned, strict=True)
         ):
             raise ValueError(f"{spec.name} of batch {number} has shape {values.shape}, the plan has {planned}")
-        stored, largest[spec.name] = _stored(spec, values, target.dtype, f"batch {number}")
-        if storage.exists(shard):
-            whole = np.full(planned, spec.fill_value, target.dtype)
-            whole[tuple(slice(0, length) for length in values.shape)] = stored
-            target[start : start + planned[0]] = whole
-        else:
-            target[region] = stored
-    return {spec.name: largest[spec.name] for spec in record.batch_specs if spec.kind == "activation"}
+        stored = _stored(spec, values, spec.dtype(record.stored_dtype), f"batch {number}")
+        shard = encode_shard(stored, layout.shards, layout.chunks, spec.fill_value, COMPRESSION_LEVEL)
+        _require_finite(spec, shard.largest, stored.dtype, f"batch {number}")
+        storage.write(path, shard.parts)
+        largest[spec.name] = shard.largest
+        written += sum(len(part) for part in shard.parts)
+    return {spec.name: largest[spec.name] for spec in record.batch_specs if spec.kind == "activation"}, written
 
 
 def shard_files(record: RunRecord, number: int) -> list[str]:
@@ -133,27 +128,18 @@ def _array(group: zarr.Group, spec: ArraySpec) -> zarr.Array[Any]:
     return member
 
 
-def _stored(spec: ArraySpec, values: np.ndarray, dtype: np.dtype, where: str) -> tuple[np.ndarray, float]:
-    """The values in the dtype of the store, and the largest |x| among them."""
-    largest = largest_magnitude(values)
+def _stored(spec: ArraySpec, values: np.ndarray, dtype: np.dtype, where: str) -> np.ndarray:
+    """The values in the dtype of the store. Raises VlmlakeError where one is beyond it."""
+    if values.dtype == dtype:
+        return values
+    _require_finite(spec, largest_magnitude(values), dtype, where)
+    return values.astype(dtype)
+
+
+def _require_finite(spec: ArraySpec, largest: float, dtype: np.dtype, where: str) -> None:
     if dtype == np.float16 and largest > FLOAT16_LARGEST:
+        size = "" if np.isinf(largest) else f" of size {largest:.6g}"
         raise VlmlakeError(
-            f"{spec.name} of {where} holds a value of size {largest:.6g}, float16 ends at {FLOAT16_LARGEST:g}: "
-            "run again with --dtype float32"
+            f"{spec.name} of {where} holds a value{size} beyond float16, which ends at {FLOAT16_LARGEST:g}: run again "
+            "with --dtype float32"
         )
-    return values.astype(dtype, copy=False), largest
-
-
-def largest_magnitude(values: np.ndarray) -> float:
-    """Largest |x| of an array, NaN left out; 0 for one of integers or of NaN alone.
-
-    float16 is compared as bits, in place of arithmetic that processors lack: without the sign they sort like the
-    numbers, infinity above all numbers and NaN above infinity.
-    """
-    if values.dtype.kind != "f":
-        return 0.0
-    if values.dtype == np.float16:
-        magnitude = values.view(np.uint16) & np.uint16(0x7FFF)
-        magnitude[magnitude > FLOAT16_INFINITY] = 0
-        return float(magnitude.max(initial=0).astype(np.uint16).view(np.float16))
-    return float(np.nanmax(np.abs(values), initial=0.0))

@@ -9,7 +9,7 @@ from typing import Any
 
 from vlmlake.errors import VlmlakeError
 from vlmlake.store_schema import paths, tables
-from vlmlake.store_schema.arrays import Arrays, Targets, allocate, shard_files, write_batch, write_once
+from vlmlake.store_schema.arrays import Arrays, allocate, write_batch, write_once
 from vlmlake.store_schema.run_record import RunRecord, read_record
 from vlmlake.store_schema.storage import Storage
 
@@ -74,19 +74,16 @@ def missing_batches(storage: Storage, record: RunRecord) -> tuple[int, ...]:
 def commit_batch(
     storage: Storage,
     record: RunRecord,
-    targets: Targets,
     number: int,
     arrays: Arrays,
     rows: Sequence[Mapping[str, Any]],
 ) -> int:
-    """Write a batch's shards, wait until they are safe, then make the batch visible; returns the bytes written.
+    """Write a batch's shards, each safe once it is put, then make the batch visible; returns the bytes written.
 
-    targets: the run's arrays, open for writing. rows: one mapping per example with the columns of `tables.BATCH`.
+    rows: one mapping per example with the columns of `tables.BATCH`.
     """
-    largest = write_batch(storage, record, targets, number, arrays)
-    shards = shard_files(record, number)
-    storage.sync(shards)
+    largest, written = write_batch(storage, record, number, arrays)
     metadata = {"run": record.name, **{f"largest:{name}": repr(value) for name, value in largest.items()}}
     commit = tables.to_parquet(rows, tables.BATCH, metadata)
     storage.write(paths.batch(record.name, number), commit)
-    return sum(storage.size(shard) for shard in shards) + len(commit)
+    return written + len(commit)

@@ -107,9 +107,9 @@ class Layout:
 class ArraySpec:
     """One array of the format.
 
-    whole: dimensions that a chunk always holds whole; tokens: dimensions cut into pieces of TOKENS_A_CHUNK; grow:
-    dimensions that a chunk takes in, in this order, while it stays below CHUNK_BYTES. All others have length 1. once:
-    written with the run and shared by all batches. blocks_only: has no values at the layer `embed`.
+    whole: dimensions that a chunk always holds whole; tokens: dimensions cut into pieces of at most TOKENS_A_CHUNK;
+    grow: dimensions that a chunk takes in, in this order, while it stays below CHUNK_BYTES. All others have length 1.
+    once: written with the run and shared by all batches. blocks_only: has no values at the layer `embed`.
     """
 
     name: str
@@ -136,11 +136,11 @@ class ArraySpec:
         chunk = {dimension: self._smallest_piece(dimension, length) for dimension, length in shard.items()}
         budget = (ONCE_CHUNK_BYTES if self.once else CHUNK_BYTES) // self.dtype(stored).itemsize
         for dimension in self.grow:
-            times = budget // prod(chunk.values())
+            times = max(1, budget // prod(chunk.values()))
             if dimension in BATCH_DIMENSIONS:
-                chunk[dimension] = _largest_divisor(shard[dimension], at_most=max(1, times))
+                chunk[dimension] = _largest_divisor(shard[dimension], at_most=times)
             else:
-                chunk[dimension] = min(shard[dimension], chunk[dimension] * max(1, times))
+                chunk[dimension] = _even_piece(shard[dimension], at_most=chunk[dimension] * times)
         return Layout(
             shape=tuple(extents.length(dimension) for dimension in self.dimensions),
             chunks=tuple(chunk.values()),
@@ -150,7 +150,12 @@ class ArraySpec:
     def _smallest_piece(self, dimension: Dimension, length: int) -> int:
         if dimension in self.whole:
             return length
-        return min(TOKENS_A_CHUNK, length) if dimension in self.tokens else 1
+        return _even_piece(length, at_most=TOKENS_A_CHUNK) if dimension in self.tokens else 1
+
+
+def _even_piece(length: int, at_most: int) -> int:
+    """The smallest piece that cuts a length into as few pieces as `at_most` allows: the last one pads least."""
+    return ceil(length / ceil(length / at_most))
 
 
 def _largest_divisor(length: int, at_most: int) -> int:

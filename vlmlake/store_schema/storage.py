@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import posixpath
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -82,18 +82,19 @@ class Storage:
         """Raises FileNotFoundError where nothing is there."""
         return bytes(self.fs.cat_file(self.full(path)))
 
-    def write(self, path: str, content: bytes) -> None:
-        """Put `content` at `path` so that a reader sees all of it or nothing, also after a crash."""
+    def write(self, path: str, content: bytes | Sequence[bytes]) -> None:
+        """Put `content`, whole or in parts, at `path` so that a reader sees all of it or nothing, also after a crash."""
         full = self.full(path)
+        parts = [content] if isinstance(content, bytes) else content
         if not self.local:
-            self.fs.pipe_file(full, content)
+            self.fs.pipe_file(full, b"".join(parts))
             return
         folder = os.path.dirname(full)
         os.makedirs(folder, exist_ok=True)
         temporary = posixpath.join(folder, f".writing-{uuid4().hex}")
         try:
             with open(temporary, "xb") as file:
-                file.write(content)
+                file.writelines(parts)
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(temporary, full)
