@@ -16,6 +16,7 @@ from vlmlake.ingest.assemble import Finished
 from vlmlake.ingest.capture import ALL, LAST, Keep, Kept, recording
 from vlmlake.ingest.families.base import Family
 from vlmlake.ingest.host import Host
+from vlmlake.store_schema.schema import ROLES
 
 ROW_SUM_TOLERANCE = 5e-3
 """How far a row's sum may be from 1; float16 rounding of 650 keys stays below 1e-3."""
@@ -73,31 +74,55 @@ class _Comparison:
 
     def check(self) -> None:
         plain, writes = self._plain()
-        forward, row = self.batch.forward, self.row
-        split, asked = self.prompt.split, self.prompt.suffix_length
-        last = slice(split + asked - 1, split + asked)
         for layer in self.batch.wanted.layers:
-            whole = plain.states[layer][0]
-            name = f"layer {layer} of the residual stream"
-            if layer in forward.prefix.states:
-                self._compare(name, forward.prefix.states[layer][self.prefix, -split:], whole[:split])
-            if layer in forward.suffix.states:
-                ours = forward.suffix.states[layer][row, -asked:]
-                self._compare(name, ours, whole[split : split + asked][-len(ours) :])
-            for step, kept in enumerate(forward.steps[: self.told]):
-                if layer in kept.states:
-                    self._compare(name, kept.states[layer][row], whole[split + asked + step][None])
-            for what, ours_by_layer, theirs in (
-                ("attention's write", forward.suffix.attn_write, writes.attn_write),
-                ("MLP's write", forward.suffix.mlp_write, writes.mlp_write),
-            ):
-                if layer in ours_by_layer:
-                    self._compare(f"block_{layer - 1}: the {what}", ours_by_layer[layer][row], theirs[layer][0])
-            if layer in forward.suffix.rows:
+            self._check_states(layer, plain.states[layer][0])
+            self._check_writes(layer, writes)
+            self._check_update(layer, plain)
+            if layer in self.batch.forward.suffix.rows:
                 self._compare_rows(layer, plain.rows[layer][0])
+        assert plain.logits is not None
+        self._check_logits(plain.logits[0])
+
+    def _check_states(self, layer: int, whole: torch.Tensor) -> None:
+        """whole: [tokens, hidden] of prompt and answer."""
+        forward, split, end = self.batch.forward, self.prompt.split, len(self.prompt.ids)
+        name = f"layer {layer} of the residual stream"
+        if layer in forward.prefix.states:
+            self._compare(name, forward.prefix.states[layer][self.prefix, -split:], whole[:split])
+        if layer in forward.suffix.states:
+            ours = forward.suffix.states[layer][self.row, split - end :]
+            self._compare(name, ours, whole[end - len(ours) : end])
+        for step, kept in enumerate(forward.steps[: self.told]):
+            if layer in kept.states:
+                self._compare(name, kept.states[layer][self.row], whole[end + step][None])
+
+    def _check_writes(self, layer: int, plain: Kept) -> None:
+        suffix = self.batch.forward.suffix
+        for what, ours, theirs in (
+            ("attention's write", suffix.attn_write, plain.attn_write),
+            ("MLP's write", suffix.mlp_write, plain.mlp_write),
+        ):
+            if layer in ours:
+                self._compare(f"block_{layer - 1}: the {what}", ours[layer][self.row], theirs[layer][0])
+
+    def _check_update(self, layer: int, plain: Kept) -> None:
+        kept = self.batch.forward.prefix.image_update
+        if layer in kept:
+            image = torch.from_numpy(np.flatnonzero(self.prompt.roles == ROLES.index("image")))
+            moved = (plain.states[layer][0, image] - plain.states[layer - 1][0, image]).norm(dim=-1).mean()
+            self._compare(f"block_{layer - 1}: the image tokens' update", kept[layer][self.prefix], moved)
+
+    def _check_logits(self, plain: torch.Tensor) -> None:
+        """plain: [tokens, vocab] of prompt and answer."""
+        forward, split, end = self.batch.forward, self.prompt.split, len(self.prompt.ids)
+        if forward.prefix.logits is not None:
+            self._compare("logits of the prefix", forward.prefix.logits[self.prefix, -split:], plain[:split])
         if forward.suffix.logits is not None:
-            assert plain.logits is not None
-            self._compare("logits", forward.suffix.logits[row, -1:], plain.logits[0, last])
+            ours = forward.suffix.logits[self.row, split - end :]
+            self._compare("logits", ours, plain[end - len(ours) : end])
+        for step, kept in enumerate(forward.steps[: self.told]):
+            if kept.logits is not None:
+                self._compare("logits of the answer", kept.logits[self.row], plain[end + step][None])
 
     def _plain(self) -> tuple[Kept, Kept]:
         """An eager forward of the whole, and the block writes of one of the prompt alone, whose last token is
