@@ -28,7 +28,6 @@ from vlmlake.ingest.datasets.shapes import Kind, Scene, caption, draw, question,
 
 QUESTIONS_A_SEQUENCE = 8
 LURE_SHARE = 0.35
-WHOLE_SHARE = 0.5
 STRETCHED_SHARE = 1 / 3
 STRETCHED_SIDES = (144, 256)
 IGNORED = -100
@@ -50,7 +49,7 @@ class Lessons:
         self.family, self.rng = family, rng
 
     def captions(self, scenes: list[Scene]) -> Tensors:
-        return self._batch(scenes, [self._descriptions(scene) for scene in scenes])
+        return self._batch(scenes, [[(CAPTION_QUESTION, caption(scene))] for scene in scenes])
 
     def questions(self, scenes: list[Scene]) -> Tensors:
         return self._batch(scenes, [self._turns(scene) for scene in scenes])
@@ -74,15 +73,6 @@ class Lessons:
         seen = self.family.see(images)
         sequences = map(self._sequence, conversations, self.family.image_tokens(seen))
         return self._padded(list(sequences)) | seen
-
-    def _descriptions(self, scene: Scene) -> list[tuple[str, str]]:
-        if not self.family.partial_captions or self.rng.random() < WHOLE_SHARE:
-            return [(CAPTION_QUESTION, caption(scene))]
-        turns = []
-        for word in self.rng.sample(sorted({word for kind in scene.kinds for word in kind}), 3):
-            part = Scene(tuple(thing for thing in scene.things if word in thing.kind))
-            turns.append((f"What is {word} in the image?", caption(part)))
-        return turns
 
     def _turns(self, scene: Scene) -> list[tuple[str, str]]:
         turns = []
