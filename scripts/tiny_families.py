@@ -224,8 +224,8 @@ class Qwen2VL(Family):
                 **TEXT,
                 vocab_size=len(self.tokenizer),
                 num_key_value_heads=2,
-                # a short base: with the usual one, the width section could not tell the columns of a 6 x 6 grid apart
-                rope_parameters={"rope_type": "default", "rope_theta": 100.0, "mrope_section": [2, 3, 3]},
+                # a base of 100 reads captions sooner but stayed at chance on questions for 675 steps
+                rope_parameters={"rope_type": "default", "rope_theta": 10_000.0, "mrope_section": [2, 3, 3]},
                 bos_token_id=None,
                 eos_token_id=self._id("<|im_end|>"),
                 pad_token_id=self._id("<|endoftext|>"),
