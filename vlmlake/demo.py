@@ -5,15 +5,17 @@ from __future__ import annotations
 import shutil
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 from rich.console import Console
 from rich.table import Table
 
 from vlmlake.analysis.analyze import analyze
+from vlmlake.analysis.samples import ALL_SPLITS
 from vlmlake.console.extraction import extract_with_progress
 from vlmlake.store_schema.schema import PROMPT_LAST
 
@@ -36,11 +38,12 @@ def run_demo(console: Console, folder: Path, images: int, seed: int = 1) -> None
         job = Job(source, (f"shapes:{images}@{seed}",), str(lake), decoding=Decoding(answer_tokens=ANSWER_TOKENS))
         runs.append(extract_with_progress(console, job))
     console.print("2. answer from the store, without the models")
+    tables = []
     for run in runs:
         found = analyze(str(lake), run=run)
         found.raise_refusals()
-        console.print(f"\n{run}")
-        _print_answers(console, found.table)
+        tables.append(found.table)
+    _print_answers(console, runs, tables)
     console.print(f"\nAll of it took {time.monotonic() - started:.0f} s. The lake lies in {lake}. Try next:")
     for command in next_commands(lake):
         console.print(f"  {command}", soft_wrap=True)
@@ -66,26 +69,47 @@ def next_commands(lake: Path) -> Sequence[str]:
     )
 
 
-def _print_answers(console: Console, results: pl.DataFrame) -> None:
-    table = Table("question", "where", "value", "95 % interval", "examples", "images", box=None)
-    for row in _shown(results).iter_rows(named=True):
-        what = {
-            "proportion": row["metric"],
-            "auroc": f"AUROC of {row['metric']}",
-            "point_biserial": "R of entropy and correctness",
-        }[row["statistic"]]
-        where = row["layer"] or row["split"]
-        interval = f"[{row['low']:.3f}, {row['high']:.3f}]" if row["value"] is not None else row["note"]
-        value = f"{row['value']:.3f}" if row["value"] is not None else "-"
-        table.add_row(what, where, value, interval, str(row["n"]), str(row["n_images"]))
-    console.print(table)
+def _print_answers(console: Console, runs: Sequence[str], tables: Sequence[pl.DataFrame]) -> None:
+    """One row a question, one column a run: the value with its 95 % interval."""
+    shown = Table("question", "where", *runs, box=None)
+    cells: dict[tuple[str, str], dict[str, str]] = {}
+    for run, results in zip(runs, tables, strict=True):
+        for row in _shown(results).iter_rows(named=True):
+            cells.setdefault((_question(row), row["layer"] or row["split"]), {})[run] = _answer(row)
+    for (question, where), answers in cells.items():
+        shown.add_row(question, where, *(answers.get(run, "") for run in runs))
+    console.print(shown)
+    counts = pl.concat(tables).filter(pl.col("split") == ALL_SPLITS)
+    console.print(
+        f"values with 95 % intervals; accuracy over {_spread(pl.concat(tables), 'accuracy')} examples a split, the others over "
+        f"{counts['n'].max()} different questions; {counts['n_images'].max()} images"
+    )
+
+
+def _spread(results: pl.DataFrame, metric: str) -> str:
+    """The number of examples behind a metric's splits, or the smallest and the largest."""
+    counts = results.filter((pl.col("metric") == metric) & (pl.col("split") != ALL_SPLITS))["n"]
+    return str(counts.min()) if counts.min() == counts.max() else f"{counts.min()} to {counts.max()}"
+
+
+def _question(row: Mapping[str, Any]) -> str:
+    names = {"proportion": row["metric"], "auroc": f"AUROC of {row['metric']}"}
+    return names.get(row["statistic"], "R of entropy and correctness")
+
+
+def _answer(row: Mapping[str, Any]) -> str:
+    if row["value"] is None:
+        return "-"
+    return f"{row['value']:.3f} [{row['low']:.3f}, {row['high']:.3f}]"
 
 
 def _shown(results: pl.DataFrame) -> pl.DataFrame:
     """Accuracy by split, the probes by layer, and the entropy's R at the answer's tokens, pooled over splits."""
-    accuracy = (pl.col("metric") == "accuracy") & (pl.col("split") != "all")
+    accuracy = (pl.col("metric") == "accuracy") & (pl.col("split") != ALL_SPLITS)
     probed = pl.col("metric").is_in(["probe", "probe_nested", "probe_shuffled", "first_log_prob"]) & (
         pl.col("position") == PROMPT_LAST
     )
-    entropy = (pl.col("statistic") == "point_biserial") & (pl.col("split") == "all") & (pl.col("position") == "answer")
+    entropy = (
+        (pl.col("statistic") == "point_biserial") & (pl.col("split") == ALL_SPLITS) & (pl.col("position") == "answer")
+    )
     return results.filter(accuracy | probed | entropy)

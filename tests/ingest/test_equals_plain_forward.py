@@ -175,7 +175,9 @@ def test_hidden_states_of_every_layer_and_token(run, data, plain):
     for name, reference in plain.items():
         example, split = one(data, name)
         end = len(reference["ids"])
-        close(example["hidden_states"].values[:, : end - split], reference["states"][:, split:], run.record.stored_dtype)
+        close(
+            example["hidden_states"].values[:, : end - split], reference["states"][:, split:], run.record.stored_dtype
+        )
         assert np.isnan(example["hidden_states"].values[:, end - split :]).all()
         prefix = data["prefix_states"].sel(prefix=example["prefix_of"]).values
         close(prefix[:, :split], reference["states"][:, :split], run.record.stored_dtype)

@@ -27,7 +27,13 @@ from transformers import (
 
 PIXELS, PATCH = 35, 7
 TEXT = {"hidden_size": 48, "intermediate_size": 80, "num_hidden_layers": 3, "head_dim": 8, "initializer_range": 0.2}
-TOWER = {"hidden_size": 32, "intermediate_size": 48, "num_attention_heads": 2, "image_size": PIXELS, "patch_size": PATCH}
+TOWER = {
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_attention_heads": 2,
+    "image_size": PIXELS,
+    "patch_size": PATCH,
+}
 
 
 def save_random_llava(folder: Path, tokenizer_from: Path, seed: int = 3) -> Path:
@@ -36,9 +42,7 @@ def save_random_llava(folder: Path, tokenizer_from: Path, seed: int = 3) -> Path
     tokenizer = AutoTokenizer.from_pretrained(tokenizer_from)
     config = LlavaConfig(
         vision_config=CLIPVisionConfig(**TOWER, num_hidden_layers=3, projection_dim=32),
-        text_config=LlamaConfig(
-            **TEXT, **_special_tokens(tokenizer), num_attention_heads=6, num_key_value_heads=2
-        ),
+        text_config=LlamaConfig(**TEXT, **_special_tokens(tokenizer), num_attention_heads=6, num_key_value_heads=2),
         image_token_id=tokenizer.convert_tokens_to_ids("<image>"),
         vision_feature_layer=-2,
         vision_feature_select_strategy="default",
@@ -54,9 +58,7 @@ def save_random_paligemma(folder: Path, tokenizer_from: Path, seed: int = 4) -> 
     tokenizer = AutoTokenizer.from_pretrained(tokenizer_from)
     config = PaliGemmaConfig(
         vision_config=SiglipVisionConfig(**TOWER, num_hidden_layers=2, vision_use_head=False),
-        text_config=GemmaConfig(
-            **TEXT, **_special_tokens(tokenizer), num_attention_heads=6, num_key_value_heads=3
-        ),
+        text_config=GemmaConfig(**TEXT, **_special_tokens(tokenizer), num_attention_heads=6, num_key_value_heads=3),
         image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
         vocab_size=len(tokenizer) + 3,
         projection_dim=48,
