@@ -11,7 +11,7 @@ export HF_HOME := $(CACHE)/huggingface
 export HF_HUB_OFFLINE := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint bench clean
 
 demo: $(VENV)/installed | $(TMPDIR)
 	$(BIN)/vlmlake demo
@@ -24,6 +24,9 @@ lint: $(VENV)/installed
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
 	$(BIN)/mypy
+
+bench: $(VENV)/installed | $(TMPDIR)
+	$(BIN)/python benchmarks/extraction.py --check
 
 $(TMPDIR):
 	mkdir -p $@

@@ -44,7 +44,7 @@ class Effort:
 
 
 EFFORTS = {
-    "cpu": Effort(rounds=3, eager=8, plain=24, ours=24, sampled=8, batch=24, memory=(12, 48), memory_batch=6),
+    "cpu": Effort(rounds=3, eager=8, plain=24, ours=36, sampled=8, batch=24, memory=(12, 48), memory_batch=6),
     "cuda": Effort(rounds=3, eager=6, plain=96, ours=24, sampled=16, batch=24, memory=(16, 64), memory_batch=12),
     "quick": Effort(rounds=2, eager=2, plain=24, ours=8, sampled=4, batch=12, memory=(8, 32), memory_batch=6),
 }

@@ -50,8 +50,8 @@ Tensors = dict[str, torch.Tensor]
 
 
 class Family:
-    """One family: `tokenizer`, `processor`, `any_size` (whether images may have any shape), how many questions an `exam` on
-    the way has and after how many steps it is held (`check_every`), and the methods below.
+    """One family: `tokenizer`, `processor`, `any_size` (whether images may have any shape), how many questions an
+    `exam` on the way has and after how many steps it is held (`check_every`), and the methods below.
     """
 
     any_size = False
@@ -203,8 +203,8 @@ class PaliGemma(Family):
 class Qwen2VL(Family):
     """Qwen2-VL: ChatML turns; an image keeps its shape, so images of one batch differ in their grids.
 
-    Its question stands further from the answer than the others'; without easy negatives first and more questions later it
-    had not left chance after 1,000 steps.
+    Its question stands further from the answer than the others'; without easy negatives first and more questions later
+    it had not left chance after 1,000 steps.
     """
 
     any_size = True

@@ -11,13 +11,13 @@ Reached so (transformers 5.23, torch 2.13, two CPU cores) on 4,000 fresh questio
     paligemma     284,032        0.855   0.894    800      7.9 (one thread)
     qwen2_vl      386,048        0.849   0.927  1,250     21.5 (beside other work)
 
-Two runs of LLaVA's wrote the same bytes. Qwen2-VL trains on images of several grids: on scenes stretched to other shapes
-it reaches 0.753 and 0.859.
+Two runs of LLaVA's wrote the same bytes. Qwen2-VL trains on images of several grids: on scenes stretched to other
+shapes it reaches 0.753 and 0.859.
 
 Half of every batch are captions (objects in reading order), half are packed yes/no questions whose negatives are lures
-(see shapes.Scene) in LURE_SHARE of the cases; Qwen2-VL has a schedule of its own. Training stops once the held-out accuracy on adversarial questions
-reaches --stop-at: a study of reliability needs a model that makes honest errors. What differs between the families is
-in tiny_families.py.
+(see shapes.Scene) in LURE_SHARE of the cases; Qwen2-VL has a schedule of its own. Training stops once the held-out
+accuracy on adversarial questions reaches --stop-at: a study of reliability needs a model that makes honest errors.
+What differs between the families is in tiny_families.py.
 """
 
 from __future__ import annotations

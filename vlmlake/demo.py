@@ -20,6 +20,9 @@ from vlmlake.console.extraction import extract_with_progress
 from vlmlake.store_schema.schema import PROMPT_LAST
 
 ANSWER_TOKENS = 4
+UNTOLD = "-"
+"""In place of a value that an estimator refused."""
+
 TINY_MODELS = ("tiny-llava", "tiny-paligemma", "tiny-qwen2-vl")
 
 
@@ -31,7 +34,7 @@ def run_demo(console: Console, folder: Path, images: int, seed: int = 1) -> None
 
     started = time.monotonic()
     lake = folder / "lake"
-    console.print(f"1. run three tiny models once over {images} drawn scenes, keep what happened inside them in {lake}")
+    console.print(f"1. run three tiny models once over {images} drawn scenes, what happens inside them goes to {lake}")
     runs = []
     for model in checkpoints():
         source = ModelSource(str(model))
@@ -77,29 +80,27 @@ def _print_answers(console: Console, runs: Sequence[str], tables: Sequence[pl.Da
         for row in _shown(results).iter_rows(named=True):
             cells.setdefault((_question(row), row["layer"] or row["split"]), {})[run] = _answer(row)
     for (question, where), answers in cells.items():
-        shown.add_row(question, where, *(answers.get(run, "") for run in runs))
+        if set(answers.values()) != {UNTOLD}:
+            shown.add_row(question, where, *(answers.get(run, "") for run in runs))
     console.print(shown)
-    counts = pl.concat(tables).filter(pl.col("split") == ALL_SPLITS)
+    every = pl.concat(tables)
+    by_split = every.filter((pl.col("metric") == "accuracy") & (pl.col("split") != ALL_SPLITS))["n"].to_list()
+    pooled = every.filter(pl.col("split") == ALL_SPLITS)
     console.print(
-        f"values with 95 % intervals; accuracy over {_spread(pl.concat(tables), 'accuracy')} examples a split, the others over "
-        f"{counts['n'].max()} different questions; {counts['n_images'].max()} images"
+        f"with 95 % intervals; accuracy over {max(by_split)} examples a split, the others over {pooled['n'].max()} "
+        f"different questions about {pooled['n_images'].max()} images"
     )
 
 
-def _spread(results: pl.DataFrame, metric: str) -> str:
-    """The number of examples behind a metric's splits, or the smallest and the largest."""
-    counts = results.filter((pl.col("metric") == metric) & (pl.col("split") != ALL_SPLITS))["n"]
-    return str(counts.min()) if counts.min() == counts.max() else f"{counts.min()} to {counts.max()}"
-
-
 def _question(row: Mapping[str, Any]) -> str:
-    names = {"proportion": row["metric"], "auroc": f"AUROC of {row['metric']}"}
-    return names.get(row["statistic"], "R of entropy and correctness")
+    if row["statistic"] == "point_biserial":
+        return "R of entropy and correctness"
+    return f"AUROC of {row['metric']}" if row["statistic"] == "auroc" else str(row["metric"])
 
 
 def _answer(row: Mapping[str, Any]) -> str:
     if row["value"] is None:
-        return "-"
+        return UNTOLD
     return f"{row['value']:.3f} [{row['low']:.3f}, {row['high']:.3f}]"
 
 

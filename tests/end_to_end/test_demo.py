@@ -35,11 +35,10 @@ def shown(tmp_path_factory) -> tuple[Path, str, str]:
     return folder, demo_output(folder), demo_output(folder)
 
 
-def answers(out: str) -> dict[str, str]:
-    """What the demo says about each run, by the run's name."""
+def table(out: str) -> list[str]:
+    """The lines of the demo's table, its head first."""
     told = out.partition("2. answer")[2].partition("All of it took")[0]
-    _, *parts = re.split(r"^(tiny-\S+-[0-9a-f]{8})$", told, flags=re.MULTILINE)
-    return dict(zip(parts[::2], parts[1::2], strict=True))
+    return [line for line in told.splitlines()[1:] if line.strip()]
 
 
 def test_the_demo_makes_one_run_of_every_family(shown):
@@ -52,24 +51,28 @@ def test_the_demo_makes_one_run_of_every_family(shown):
         assert (record.examples, lake.run(run).batches_done) == (360, record.extents.batches)
         assert f"{run}: {record.rows} of {record.rows} questions computed" in out
         assert lake[run].sizes["example"] == 360
-    assert list(answers(out)) == list(lake.runs)
+    assert table(out)[0].split() == ["question", "where", *lake.runs]
 
 
-@pytest.mark.parametrize("model", MODELS)
-def test_the_demo_ends_with_its_table(shown, model):
-    (told,) = (text for run, text in answers(shown[1]).items() if run.rpartition("-")[0] == model)
-    for row in ("accuracy", "AUROC of probe", "AUROC of probe_nested", "R of entropy and correctness"):
-        assert re.search(rf"{row} .*\d\.\d\d\d +\[-?\d\.\d\d\d, -?\d\.\d\d\d\] +\d+ +30", told), row
-    for place in ("adversarial", "popular", "random", "embed", "block_3", "chosen", "mean"):
-        assert re.search(rf" {place} ", told), place
+def test_the_demo_ends_with_its_table(shown):
+    _, *rows, note = table(shown[1])
+    for row in rows:
+        assert len(re.findall(r" -?\d\.\d\d\d \[-?\d\.\d\d\d, -?\d\.\d\d\d\]", row)) == len(MODELS), row
+    for question in ("accuracy", "AUROC of probe", "AUROC of probe_nested", "R of entropy and correctness"):
+        assert any(row.strip().startswith(f"{question} ") for row in rows), question
+    for place in ("adversarial", "popular", "random", "block_3", "chosen", "mean"):
+        assert any(f" {place} " in row for row in rows), place
+    assert re.search(
+        r"accuracy over 120 examples a split, the others over \d+ different questions about 30 images", note
+    )
 
 
 def test_a_second_demo_computes_nothing_and_tells_the_same(shown):
     _, first, second = shown
     assert "nothing to do" not in first
     assert second.count("nothing to do") == 3
-    assert len(answers(first)) == 3
-    assert answers(first) == answers(second)
+    assert len(table(first)) > 10
+    assert table(first) == table(second)
 
 
 def test_the_commands_run_as_printed(shown, monkeypatch, capsys):

@@ -124,7 +124,7 @@ def test_flash_attention_says_what_it_needs(checkpoints, monkeypatch):
 
 @pytest.mark.parametrize("share_prefix", [True, False])
 def test_the_flash_kernel_gets_masks_that_it_can_take(share_prefix, checkpoints, tmp_path, monkeypatch):
-    """In place of the kernel, one that takes what flash attention takes: padding in two dimensions, and causal order."""
+    """In place of the kernel, one that takes what flash attention takes: causal order, and padding by the token."""
     calls = []
 
     def flash(query, key, value, attention_mask, query_length, is_causal, softmax_scale, attn_implementation):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -13,6 +14,7 @@ from vlmlake.ingest.families.base import Prompt
 from vlmlake.ingest.generation import Pass, Questions
 from vlmlake.store_schema.run_record import RunRecord
 from vlmlake.store_schema.schema import ROLES, ArraySpec, Dimension
+from vlmlake.store_schema.shards import fill
 
 IMAGE, ANSWER = ROLES.index("image"), ROLES.index("answer")
 
@@ -56,16 +58,34 @@ class Finished:
         return lengths.get(dimension) or self.record.extents.length(dimension)
 
 
-def batch_arrays(batch: Finished) -> dict[str, np.ndarray]:
-    """Every array of the record's batch_specs by name, no longer than the batch needs.
+class Scratch:
+    """Memory that the arrays of one batch after the other are made in: fresh pages cost more than filling them."""
+
+    def __init__(self) -> None:
+        self._kept: dict[str, np.ndarray] = {}
+
+    def full(self, name: str, shape: Sequence[int], fill_value: float | int, dtype: np.dtype) -> np.ndarray:
+        """Like np.full; what was made under the same name before is overwritten."""
+        count = math.prod(shape)
+        if name not in self._kept or len(self._kept[name]) < count:
+            self._kept[name] = np.empty(count, dtype)
+        array = self._kept[name][:count].reshape(shape)
+        fill(array, fill_value)
+        return array
+
+
+def batch_arrays(batch: Finished, scratch: Scratch) -> dict[str, np.ndarray]:
+    """Every array of the record's batch_specs by name, no longer than the batch needs; they are valid until `scratch`,
+    which belongs to one run, is used again.
 
     Activations are in the store's dtype with NaN where an example has no token; integers have -1 there. Inside an
     example a masked key has attention 0.
     """
+    batch.forward.host.wait()
     arrays = {}
     for spec in batch.record.batch_specs:
         shape = [batch.length(spec, dimension) for dimension in spec.dimensions]
-        arrays[spec.name] = np.full(shape, spec.fill_value, spec.dtype(batch.record.stored_dtype))
+        arrays[spec.name] = scratch.full(spec.name, shape, spec.fill_value, spec.dtype(batch.record.stored_dtype))
         FILL[spec.name](batch, arrays[spec.name])
     return arrays
 

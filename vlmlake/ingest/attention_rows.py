@@ -61,19 +61,28 @@ def attention_rows(
     queries, keys = query.shape[2], key.shape[2]
     query = query[:, :, chosen]
     batch, heads, wanted, width = query.shape
-    grouped = query.float().reshape(batch, key.shape[1], -1, wanted, width)
+    grouped = (query.float() * scaling).reshape(batch, key.shape[1], -1, wanted, width)
     scores = torch.matmul(grouped, key.float()[:, :, None].transpose(-1, -2)).reshape(batch, heads, wanted, keys)
-    scores *= scaling
     if mask is not None and mask.ndim == 4:
         mask = mask[:, :, chosen]
     else:
         causal = torch.ones(queries, keys, dtype=torch.bool, device=query.device).tril(keys - queries)[chosen]
         mask = causal if mask is None else causal & mask.bool()[:, None, None, :]
     if mask.dtype == torch.bool:
-        scores.masked_fill_(~mask, torch.finfo(scores.dtype).min)
+        _hide(scores, ~mask)
     else:
         scores += mask
-    return scores.softmax(dim=-1)
+    return torch.softmax(scores, dim=-1, out=scores)  # in place: fresh memory would cost more than the softmax
+
+
+def _hide(scores: torch.Tensor, hidden: torch.Tensor) -> None:
+    """Where memory is slow, pass over those keys alone of which some query may not see one: few, once a prefix is
+    whole.
+    """
+    if scores.device.type == "cpu":
+        keys = hidden.flatten(0, -2).any(0).nonzero()[:, 0].tolist() or [0]
+        scores, hidden = (tensor[..., keys[0] : keys[-1] + 1] for tensor in (scores, hidden))
+    scores.masked_fill_(hidden, torch.finfo(scores.dtype).min)
 
 
 def _sdpa(
@@ -85,6 +94,10 @@ def _sdpa(
     scaling: float | None = None,
     **arguments: Any,
 ) -> tuple[torch.Tensor, None]:
+    """In single precision, rows that are all wanted give the output too, in place of the same sums once more."""
+    if _wants_all(module) and query.dtype == torch.float32:
+        output, _ = _eager(module, query, key, value, attention_mask, scaling)
+        return output, None
     output, _ = sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **arguments)
     _hand_on(module, query, key, attention_mask, scaling)
     return output, None
@@ -146,6 +159,11 @@ def _hand_on(
     if asked is not None and number in asked.blocks:
         rows = attention_rows(query, key, mask, scaling or query.shape[-1] ** -0.5, asked.queries)
         asked.take(number, rows)
+
+
+def _wants_all(module: nn.Module) -> bool:
+    asked = _asked.get()
+    return asked is not None and asked.queries == slice(None) and _number(module) in asked.blocks
 
 
 def _number(module: nn.Module) -> int:

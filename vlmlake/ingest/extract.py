@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
-from vlmlake.ingest.assemble import Finished, batch_arrays
+from vlmlake.ingest.assemble import Finished, Scratch, batch_arrays
 from vlmlake.ingest.datasets import load_dataset
 from vlmlake.ingest.datasets.survey import Survey, survey_images
 from vlmlake.ingest.families import Family, load_family
@@ -82,13 +82,14 @@ def extract(
     computed = sum(len(work.batches[number].examples) for number in missing)
     with BackgroundWriter() as writer:
         tally = _Tally(report, work, writer, done=len(work.items) - computed)
+        scratch = Scratch()
         for batch, asked in load_ahead(work, family, missing):
             forward = run_batch(family, work.wanted, asked, job.decoding, work.shared)
             finished = Finished(record, work.wanted, asked, forward, work.sees_suffix)
             if batch.number == missing[0]:
                 check_first_batch(family, finished)
             rows = batch_rows(work, family, batch, asked, forward)
-            writer.put(partial(_commit, storage, batch.number, finished, rows, tally))
+            writer.put(partial(_commit, storage, batch.number, finished, rows, scratch, tally))
     return Outcome(
         run=record.name,
         examples=len(work.examples),
@@ -127,6 +128,13 @@ class _Tally:
         self._report(Progress(self.run, self.done, self.total, self.written, self.seconds, self._writer.waited))
 
 
-def _commit(storage: Storage, number: int, finished: Finished, rows: list[dict[str, object]], tally: _Tally) -> None:
-    written = commit_batch(storage, finished.record, number, batch_arrays(finished), rows)
+def _commit(
+    storage: Storage,
+    number: int,
+    finished: Finished,
+    rows: list[dict[str, object]],
+    scratch: Scratch,
+    tally: _Tally,
+) -> None:
+    written = commit_batch(storage, finished.record, number, batch_arrays(finished, scratch), rows)
     tally.add(len(finished.asked.prompts), written)

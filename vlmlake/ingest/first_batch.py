@@ -30,6 +30,7 @@ STORED_STEP = {torch.float32: 0.0, torch.float16: 2.0**-10, torch.bfloat16: 2.0*
 
 def check_first_batch(family: Family, batch: Finished) -> None:
     """Raises VlmlakeError naming the layer, and the head for attention, where the capture is wrong."""
+    batch.forward.host.wait()
     _check_rows(batch)
     row = min(range(len(batch.asked.prompts)), key=lambda number: batch.asked.prompts[number].suffix_length)
     _Comparison(family, batch, row).check()

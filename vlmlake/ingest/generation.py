@@ -47,7 +47,7 @@ class Questions:
 
 @dataclass(frozen=True)
 class Pass:
-    """What the forwards of one batch left, on the host.
+    """What the forwards of one batch left, on its way to the host: to be read after `host.wait()`.
 
     prefix: one row per prefix, its columns `columns.prefix`; its rows' keys are those columns, and the suffix's where
     the prefix is not shared. suffix: one row per question, keys over all columns. steps: one column each, keys over
@@ -62,6 +62,7 @@ class Pass:
     answers: tuple[Answer, ...]
     samples: tuple[tuple[Answer, ...], ...]
     blank: Kept | None
+    host: Host
 
 
 @torch.inference_mode()
@@ -82,12 +83,11 @@ def run_batch(family: Family, wanted: Wanted, asked: Questions, decoding: Decodi
         raise VlmlakeError(
             f"{family.device} has no memory for {len(asked.prompts)} examples: lower --batch-size"
         ) from error
-    host.wait()
     flags = [flag.cpu() for kept in (prompt.prefix, prompt.suffix, *steps) for flag in kept.finite]
     if not torch.stack(flags).all() or not prompt.logits.isnan().logical_not().all():
         raise VlmlakeError("the model's residual stream or logits hold NaN or infinity: load it in a wider dtype")
     greedy, samples = choices.answers()
-    return Pass(columns, prompt.prefix, prompt.suffix, steps, greedy, samples, blank)
+    return Pass(columns, prompt.prefix, prompt.suffix, steps, greedy, samples, blank, host)
 
 
 @dataclass(frozen=True)

@@ -19,13 +19,18 @@ class Host:
         smaller = tensor.to(self.dtype, copy=True)
         if smaller.device.type != "cuda":
             return smaller.to("cpu")
-        stream = self._streams.setdefault(smaller.device, torch.cuda.Stream(smaller.device))  # type: ignore[no-untyped-call]
+        stream = self._stream(smaller.device)
         stream.wait_stream(torch.cuda.current_stream(smaller.device))
         with torch.cuda.stream(stream):
             copy = torch.empty(smaller.shape, dtype=self.dtype, pin_memory=True)
             copy.copy_(smaller, non_blocking=True)
         smaller.record_stream(stream)
         return copy
+
+    def _stream(self, device: torch.device) -> torch.cuda.Stream:
+        if device not in self._streams:
+            self._streams[device] = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+        return self._streams[device]
 
     def wait(self) -> None:
         """Return once every copy is there."""

@@ -24,7 +24,7 @@ def require_room(storage: Storage, job: Job, family: Family, work: Work, missing
     needed = work.budget(missing).bytes
     if free is None or not missing or needed <= free:
         return
-    fitting = _rows_that_fit(work, missing, free)
+    fitting, asked = _rows_that_fit(work, missing, free), sum(len(work.batches[number].examples) for number in missing)
     smaller = [
         f"plan {name} needs {size_in_words(bytes_of(job, family, work, name, missing))}"
         for name in BUILT_IN
@@ -32,7 +32,7 @@ def require_room(storage: Storage, job: Job, family: Family, work: Work, missing
     ]
     raise VlmlakeError(
         f"{storage.url} has {size_in_words(free)} free, plan {job.plan.name} needs up to {size_in_words(needed)}: that "
-        f"holds {fitting:,} of {len(work.items):,} questions; {' and '.join(smaller) or 'no plan fits whole'}. "
+        f"holds {fitting:,} of {asked:,} questions; {' and '.join(smaller) or 'no plan fits whole'}. "
         "`vlmlake plan` shows the arrays"
     )
 

@@ -18,7 +18,7 @@ from vlmlake.store_schema.shards import encode_shard, largest_magnitude
 from vlmlake.store_schema.storage import Storage
 
 FLOAT16_LARGEST = 65504.0
-COMPRESSION_LEVEL = 1
+COMPRESSION_LEVEL = -1
 
 Arrays = Mapping[str, np.ndarray]
 """Values by the name of their array."""

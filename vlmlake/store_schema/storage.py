@@ -83,7 +83,7 @@ class Storage:
         return bytes(self.fs.cat_file(self.full(path)))
 
     def write(self, path: str, content: bytes | Sequence[bytes]) -> None:
-        """Put `content`, whole or in parts, at `path` so that a reader sees all of it or nothing, also after a crash."""
+        """Put `content`, whole or in parts, at `path`: a reader sees all of it or nothing, also after a crash."""
         full = self.full(path)
         parts = [content] if isinstance(content, bytes) else content
         if not self.local:
