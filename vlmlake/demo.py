@@ -84,11 +84,12 @@ def _print_answers(console: Console, runs: Sequence[str], tables: Sequence[pl.Da
             shown.add_row(question, where, *(answers.get(run, "") for run in runs))
     console.print(shown)
     every = pl.concat(tables)
-    by_split = every.filter((pl.col("metric") == "accuracy") & (pl.col("split") != ALL_SPLITS))["n"].to_list()
+    by_split = every.filter((pl.col("metric") == "accuracy") & (pl.col("split") != ALL_SPLITS))["n"]
     pooled = every.filter(pl.col("split") == ALL_SPLITS)
+    examples, questions, images = (max(column) for column in (by_split, pooled["n"], pooled["n_images"]))
     console.print(
-        f"with 95 % intervals; accuracy over {max(by_split)} examples a split, the others over {pooled['n'].max()} "
-        f"different questions about {pooled['n_images'].max()} images"
+        f"with 95 % intervals; accuracy over {examples} examples a split, the others over {questions} different "
+        f"questions about {images} images"
     )
 
 

@@ -1,4 +1,4 @@
-"""What a user would write without vlmlake: stock processors, eager attention, one question at a time, nothing shared."""
+"""What a user would write without vlmlake: stock processors, eager attention, one question at a time."""
 
 from __future__ import annotations
 
