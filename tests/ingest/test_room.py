@@ -119,7 +119,7 @@ def test_a_resumed_run_without_room_is_refused_and_what_is_there_stays(job, disk
     extract(job)
     uncommit(job, 1, 3)
     disk(forecast(job).work.budget((1, 3)).bytes - 1)
-    assert re.search(r"holds 2 of 8 questions", refusal_of(job))
+    assert re.search(r"holds 2 of 4 questions", refusal_of(job))
     (run,) = open_lake(job.lake).runs
     assert open_lake(job.lake).run(run).batches_done == 2
 

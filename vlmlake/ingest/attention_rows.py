@@ -94,10 +94,6 @@ def _sdpa(
     scaling: float | None = None,
     **arguments: Any,
 ) -> tuple[torch.Tensor, None]:
-    """In single precision, rows that are all wanted give the output too, in place of the same sums once more."""
-    if _wants_all(module) and query.dtype == torch.float32:
-        output, _ = _eager(module, query, key, value, attention_mask, scaling)
-        return output, None
     output, _ = sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **arguments)
     _hand_on(module, query, key, attention_mask, scaling)
     return output, None
@@ -159,11 +155,6 @@ def _hand_on(
     if asked is not None and number in asked.blocks:
         rows = attention_rows(query, key, mask, scaling or query.shape[-1] ** -0.5, asked.queries)
         asked.take(number, rows)
-
-
-def _wants_all(module: nn.Module) -> bool:
-    asked = _asked.get()
-    return asked is not None and asked.queries == slice(None) and _number(module) in asked.blocks
 
 
 def _number(module: nn.Module) -> int:
