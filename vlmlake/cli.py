@@ -200,7 +200,7 @@ def demo(
     folder: Annotated[Path, typer.Option(help="Folder for the scenes and the lake.")] = Path("demo-lake"),
     images: Annotated[int, typer.Option(min=20, help="How many scenes; each gets twelve questions.")] = 120,
 ) -> None:
-    """Do all of it in one go on drawn scenes and the tiny model that the package carries.
+    """Do all of it in one go on drawn scenes and the three tiny models that the package carries.
 
     Example: vlmlake demo
     """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -194,6 +195,21 @@ def test_sql_shows_the_skipped_ones(broken):
     extract(replace(broken, skip_bad=True))
     answer = pl.from_arrow(sql(broken.lake, "select image, count(*) as n from skipped group by image order by image"))
     assert answer.rows() == [("gone.png", 1), ("torn.png", 2)]
+
+
+def test_the_last_pass_says_what_was_skipped(run, job, tmp_path):
+    """A run's good examples decide its name; what else was asked and broken is told anew by every pass."""
+    extra = tmp_path / "extra"
+    (extra / "images").mkdir(parents=True)
+    (extra / "images" / "torn.png").write_bytes(b"torn")
+    row = {"question_id": 1, "image": "torn.png", "text": "Is there a dog?", "label": "yes"}
+    (extra / "extra_pope_random.json").write_text(json.dumps(row))
+    more = replace(job, datasets=(*job.datasets, f"pope:{extra}"), skip_bad=True)
+    outcome = extract(more)
+    assert (outcome.run, outcome.computed, outcome.skipped) == (run.name, 0, 1)
+    assert run.skipped()["example"].to_list() == ["extra_pope/random/1"]
+    assert extract(job).skipped == 0
+    assert run.skipped().is_empty()
 
 
 def test_a_run_with_nothing_to_skip_has_an_empty_table(run, job):

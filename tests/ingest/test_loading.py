@@ -83,6 +83,13 @@ def test_a_tower_and_a_processor_of_different_sizes_are_refused(copied):
         load_family(ModelSource(str(folder)), weights=False).grid((192, 192))
 
 
+def test_a_decoder_that_norms_what_its_blocks_write_is_refused(copied):
+    """PaliGemma 2 has PaliGemma's model type and Gemma 2's decoder."""
+    folder = copied("paligemma", lambda config: config["text_config"].update(model_type="gemma2"))
+    with pytest.raises(VlmlakeError, match="has a gemma2 decoder, paligemma is supported with gemma"):
+        load_family(ModelSource(str(folder)), weights=False)
+
+
 def test_class_tokens_among_the_image_tokens_are_refused(copied):
     folder = copied("llava", lambda config: config.update(vision_feature_select_strategy="full"))
     with pytest.raises(VlmlakeError, match="vision_feature_select_strategy is 'full'"):

@@ -82,4 +82,4 @@ def test_the_time_that_the_model_waits_for_room_is_told(monkeypatch):
         for _ in range(3):
             told.append(writer.waited)
             writer.put(lambda: None)
-    assert [*told, writer.waited] == [0.0, 5.0, 10.0, 15.0]
+    assert [*told, writer.waited] == [0.0, 5.0, 10.0, 20.0]

@@ -89,9 +89,9 @@ class Kept:
     logits: torch.Tensor | None = None
     finite: list[torch.Tensor] = field(default_factory=list)
 
-    def split(self, column: int, keep: Keep) -> tuple[Kept, Kept]:
+    def split(self, column: int, keep: Keep, second_keeps: Keep) -> tuple[Kept, Kept]:
         """What lies before a column, and from it on. Where all columns were kept (see `keep`) they are shared out, else
-        they belong to the second part; writes too, updates to the first.
+        they belong to the second part, if it keeps any (see `second_keeps`); writes too, updates to the first.
         """
         states, rows = keep.states == ALL, keep.rows == ALL
         first = Kept(
@@ -104,7 +104,13 @@ class Kept:
             self,
             states={layer: kept[:, column:] for layer, kept in self.states.items()} if states else self.states,
             rows={layer: kept[:, :, column:] for layer, kept in self.rows.items()} if rows else self.rows,
+            image_update={},
+            finite=[],
         )
+        if second_keeps.states is None:
+            second = replace(second, states={})
+        if second_keeps.rows is None:
+            second = replace(second, rows={})
         return first, second
 
 
@@ -140,7 +146,7 @@ def recording(family: Family, layers: tuple[int, ...], keep: Keep, host: Host) -
         target[number + 1] = host.take(_first(output)[:, -1])
 
     def rows(number: int, values: torch.Tensor) -> None:
-        kept.rows[number + 1] = host.take(values if keep.keys is None else values[..., keep.keys])
+        kept.rows[number + 1] = host.take(values if keep.keys is None else values[..., keep.keys.to(values.device)])
 
     with ExitStack() as stack:
         stack.callback(family.blocks[0].register_forward_pre_hook(before, with_kwargs=True).remove)

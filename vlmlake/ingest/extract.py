@@ -21,7 +21,7 @@ from vlmlake.ingest.room import require_room
 from vlmlake.ingest.rows import batch_rows, skipped_rows
 from vlmlake.ingest.work import Work, plan_work
 from vlmlake.ingest.writer import BackgroundWriter
-from vlmlake.store_schema.commits import commit_batch, create_run, missing_batches, run_exists
+from vlmlake.store_schema.commits import commit_batch, create_run, missing_batches, record_skipped, run_exists
 from vlmlake.store_schema.lake import create_lake, refuse_foreign_lake
 from vlmlake.store_schema.storage import Storage
 
@@ -78,7 +78,8 @@ def extract(
 
     storage = create_lake(job.lake, job.storage_options).storage
     if not exists:
-        create_run(storage, record, once_arrays(family), family.vocabulary, skipped_rows(record.name, survey.skipped))
+        create_run(storage, record, once_arrays(family), family.vocabulary)
+    record_skipped(storage, record.name, skipped_rows(record.name, survey.skipped))
     computed = sum(len(work.batches[number].examples) for number in missing)
     with BackgroundWriter() as writer:
         tally = _Tally(report, work, writer, done=len(work.items) - computed)

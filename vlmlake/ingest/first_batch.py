@@ -32,8 +32,14 @@ def check_first_batch(family: Family, batch: Finished) -> None:
     """Raises VlmlakeError naming the layer, and the head for attention, where the capture is wrong."""
     batch.forward.host.wait()
     _check_rows(batch)
-    row = min(range(len(batch.asked.prompts)), key=lambda number: batch.asked.prompts[number].suffix_length)
-    _Comparison(family, batch, row).check()
+    row = min(range(len(batch.asked.prompts)), key=lambda number: len(batch.asked.prompts[number].ids))
+    try:
+        _Comparison(family, batch, row).check()
+    except torch.OutOfMemoryError as error:
+        raise VlmlakeError(
+            f"{family.device} has no memory to compare the first batch with an eager forward of one question: lower "
+            "--batch-size"
+        ) from error
 
 
 def _check_rows(batch: Finished) -> None:
@@ -57,8 +63,8 @@ def _refuse(layer: int, what: str, worst: np.ndarray, tolerance: float) -> None:
     wrong = ~(worst <= tolerance)
     if wrong.any():
         raise VlmlakeError(
-            f"attention of block_{layer - 1}, head {int(np.argmax(wrong))} {what} in the first batch: this pass wrote "
-            "nothing"
+            f"attention of block_{layer - 1}, head {int(np.argmax(wrong))} {what} in the first batch: no batch was "
+            "written"
         )
 
 
@@ -71,6 +77,13 @@ class _Comparison:
         self.answer = batch.forward.answers[row]
         self.told = self.answer.captured
         dtype = family.model.dtype
+        forward = batch.forward
+        self.rows_from = len(self.prompt.ids)
+        """The first token whose attention is compared."""
+        if forward.suffix.rows:
+            self.rows_from -= min(next(iter(forward.suffix.rows.values())).shape[2], self.prompt.suffix_length)
+        if forward.prefix.rows:
+            self.rows_from = 0
         self.tolerance = TOLERANCES.get(dtype, 1e-4) + STORED_STEP[batch.wanted.dtype]
 
     def check(self) -> None:
@@ -79,7 +92,7 @@ class _Comparison:
             self._check_states(layer, plain.states[layer][0])
             self._check_writes(layer, writes)
             self._check_update(layer, plain)
-            if layer in self.batch.forward.suffix.rows:
+            if layer in plain.rows:
                 self._compare_rows(layer, plain.rows[layer][0])
         assert plain.logits is not None
         self._check_logits(plain.logits[0])
@@ -105,6 +118,11 @@ class _Comparison:
         ):
             if layer in ours:
                 self._compare(f"block_{layer - 1}: the {what}", ours[layer][self.row], theirs[layer][0])
+        if layer in plain.attn_write:
+            step = plain.states[layer][0, -1] - plain.states[layer - 1][0, -1]
+            name = f"block_{layer - 1}: what attention and MLP write together"
+            scale = plain.states[layer][0, -1].abs().max().clamp(min=1.0)
+            self._compare(name, plain.attn_write[layer][0] + plain.mlp_write[layer][0], step, scale)
 
     def _check_update(self, layer: int, plain: Kept) -> None:
         kept = self.batch.forward.prefix.image_update
@@ -134,22 +152,28 @@ class _Comparison:
         layers = tuple(range(len(self.family.blocks) + 1))
         model.set_attn_implementation({"text_config": "eager"})
         try:
-            whole = self._forward(layers, Keep(states=ALL), self.told)
-            writes = self._forward(layers, Keep(states=LAST, writes=True), 0)
+            forward = self.batch.forward
+            compared = forward.suffix.rows or forward.prefix.rows
+            whole = self._forward(layers, Keep(states=ALL), self.told, self.rows_from if compared else None)
+            writes = self._forward(layers, Keep(states=LAST, writes=True), 0, None)
         finally:
             model.set_attn_implementation({"text_config": ours})
         return whole, writes
 
     @torch.inference_mode()
-    def _forward(self, layers: tuple[int, ...], keep: Keep, told: int) -> Kept:
+    def _forward(self, layers: tuple[int, ...], keep: Keep, told: int, rows_from: int | None) -> Kept:
+        """rows_from: the first query whose attention is kept, none for no attention at all."""
         ids = torch.tensor([[*self.prompt.ids.tolist(), *self.answer.ids[:told]]], device=self.family.device)
         host = Host(torch.float32)
         rows: dict[int, torch.Tensor] = {}
         hooks = [
             attention.register_forward_hook(
-                lambda module, arguments, output, layer=number + 1: rows.update({layer: host.take(output[1])})
+                lambda module, arguments, output, layer=number + 1: rows.update(
+                    {layer: host.take(output[1][:, :, rows_from:])}
+                )
             )
             for number, attention in enumerate(self.family.attentions)
+            if rows_from is not None and number + 1 in self.batch.wanted.layers
         ]
         try:
             with recording(self.family, layers, keep, host) as kept:
@@ -165,22 +189,30 @@ class _Comparison:
         host.wait()
         return Kept(kept.states, rows, kept.attn_write, kept.mlp_write, logits=logits.float().cpu())
 
-    def _compare(self, name: str, ours: torch.Tensor, theirs: torch.Tensor) -> None:
-        scale = max(1.0, float(theirs.abs().max()))
-        difference = float((ours.float() - theirs).abs().max()) / scale
+    def _compare(self, name: str, ours: torch.Tensor, theirs: torch.Tensor, scale: torch.Tensor | None = None) -> None:
+        """scale: what a difference is measured by, the token's largest value unless given."""
+        if scale is None:
+            scale = theirs.abs().amax(-1, keepdim=True).clamp(min=1.0)
+        difference = float(((ours.float() - theirs).abs() / scale).max())
         if not difference <= self.tolerance:
             raise VlmlakeError(
                 f"{name} differs from an eager forward by {difference:.2g} of its largest value in the first batch: "
-                "this pass wrote nothing"
+                "no batch was written"
             )
 
     def _compare_rows(self, layer: int, eager: torch.Tensor) -> None:
-        """eager: [heads, tokens, tokens] of prompt and answer."""
+        """eager: [heads, tokens from `rows_from` on, tokens] of prompt and answer."""
         split, asked = self.prompt.split, self.prompt.suffix_length
+        columns = self.batch.forward.columns
+        if layer in self.batch.forward.prefix.rows:
+            ours = self.batch.forward.prefix.rows[layer][
+                self.prefix, :, -split:, columns.prefix - split : columns.prefix
+            ]
+            worst = (ours.float() - eager[:, :split, :split]).abs().amax((-1, -2)).numpy()
+            _refuse(layer, "differs from an eager forward over the prefix", worst, self.tolerance)
         for kept, queries in self._queries():
-            theirs = eager[:, queries]
+            theirs = eager[:, queries.start - self.rows_from : queries.stop - self.rows_from]
             ours = kept.rows[layer][self.row, :, -theirs.shape[1] :].float()
-            columns = self.batch.forward.columns
             parts = [
                 ours[..., columns.prefix - split : columns.prefix],
                 ours[..., columns.prefix + columns.suffix - asked :],
@@ -191,8 +223,10 @@ class _Comparison:
 
     def _queries(self) -> Iterable[tuple[Kept, slice]]:
         """Every forward with rows, and which tokens its queries are."""
-        end = self.prompt.split + self.prompt.suffix_length
+        end = len(self.prompt.ids)
         suffix = self.batch.forward.suffix
+        if not suffix.rows:
+            return
         shown = next(iter(suffix.rows.values())).shape[2]
         yield suffix, slice(max(self.prompt.split, end - shown), end)
         for step, kept in enumerate(self.batch.forward.steps[: self.told]):

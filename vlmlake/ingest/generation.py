@@ -81,10 +81,10 @@ def run_batch(family: Family, wanted: Wanted, asked: Questions, decoding: Decodi
         blank = run.blank(asked) if asked.blanks else None
     except torch.OutOfMemoryError as error:
         raise VlmlakeError(
-            f"{family.device} has no memory for {len(asked.prompts)} examples: lower --batch-size"
+            f"{family.device} has no memory for {len(asked.prompts)} questions: lower --batch-size (another run begins)"
         ) from error
-    flags = [flag.cpu() for kept in (prompt.prefix, prompt.suffix, *steps) for flag in kept.finite]
-    if not torch.stack(flags).all() or not prompt.logits.isnan().logical_not().all():
+    forwards = (prompt.prefix, prompt.suffix, *steps, *([blank] if blank else []))
+    if not torch.stack([flag.cpu() for kept in forwards for flag in kept.finite]).all() or prompt.logits.isnan().any():
         raise VlmlakeError("the model's residual stream or logits hold NaN or infinity: load it in a wider dtype")
     greedy, samples = choices.answers()
     return Pass(columns, prompt.prefix, prompt.suffix, steps, greedy, samples, blank, host)
@@ -179,7 +179,7 @@ class _Run:
         )
         every_logit = ALL in (keeping.prefix_logits, keeping.suffix_logits)
         whole, cache, logits = self._prefill(padded, images, keep, every_logit)
-        prefix, suffix = whole.split(split, keep)
+        prefix, suffix = whole.split(split, keep, keeping.suffix)
         if every_logit:
             prefix = self._with_logits(prefix, logits[:, :split], keeping.prefix_logits)
         return _Prompted(

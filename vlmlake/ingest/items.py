@@ -35,6 +35,13 @@ class Item:
         return family.prompt(self.question, family.grid(self.size))
 
 
+def _grid(family: Family, source: ImageSource, size: tuple[int, int]) -> tuple[int, int]:
+    try:
+        return family.grid(size)
+    except ValueError as error:
+        raise VlmlakeError(f"the model cannot take the image {source.name}: {error}; remove its rows") from error
+
+
 def distinct_items(
     family: Family, examples: Sequence[Example], facts: Mapping[ImageSource, ImageFacts], answer_tokens: int
 ) -> tuple[Item, ...]:
@@ -49,7 +56,7 @@ def distinct_items(
     for (digest, question), numbers in asked.items():
         source = examples[numbers[0]].source
         size = (facts[source].width, facts[source].height)
-        prompt = family.prompt(question, family.grid(size))
+        prompt = family.prompt(question, _grid(family, source, size))
         if prompt.next_position + answer_tokens > family.longest_sequence:
             raise VlmlakeError(
                 f"example {examples[numbers[0]].id} needs {prompt.next_position + answer_tokens} positions with its "

@@ -26,7 +26,7 @@ class BackgroundWriter:
         self._tasks: Queue[Task | None] = Queue(maxsize=waiting)
         self._error: BaseException | None = None
         self.waited = 0.0
-        """Seconds that `put` has waited for room."""
+        """Seconds that `put` has waited for room, and the end for what was put."""
         self._thread = threading.Thread(target=self._work, name="vlmlake-writer")
 
     def put(self, task: Task) -> None:
@@ -42,8 +42,10 @@ class BackgroundWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        began = time.monotonic()
         self._tasks.put(None)
         self._thread.join()
+        self.waited += time.monotonic() - began
         if kind is None:
             self._raise()
 

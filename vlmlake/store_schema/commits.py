@@ -34,19 +34,22 @@ def create_run(
     record: RunRecord,
     once: Arrays,
     vocabulary: Sequence[str],
-    skipped: Sequence[Mapping[str, Any]] = (),
 ) -> None:
     """Lay out a new run, its record last.
 
-    once: `unembedding` and `final_norm`. vocabulary: the text of every token id. skipped: rows of tables.SKIPPED.
+    once: `unembedding` and `final_norm`. vocabulary: the text of every token id.
     """
     write_once(allocate(storage, record), once)
     storage.sync(storage.files(paths.arrays(record.name)))
     words = [{"id": number, "text": text} for number, text in enumerate(vocabulary)]
     storage.write(paths.vocabulary(record.name), tables.to_parquet(words, tables.VOCABULARY))
-    if skipped:
-        storage.write(paths.skipped(record.name), tables.to_parquet(skipped, tables.SKIPPED))
     storage.write(paths.run_record(record.name), record.to_json())
+
+
+def record_skipped(storage: Storage, run: str, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Say which examples a pass left out, in place of what an earlier one said. rows: of tables.SKIPPED."""
+    if rows or storage.exists(paths.skipped(run)):
+        storage.write(paths.skipped(run), tables.to_parquet(rows, tables.SKIPPED))
 
 
 def committed_batches(storage: Storage, record: RunRecord) -> tuple[int, ...]:

@@ -115,7 +115,7 @@ class Lake(Mapping[str, xr.Dataset]):
             return tables.scan(self.storage, files, tables.SKIPPED)
         batch_tables = {"examples": tables.EXAMPLES, "answers": tables.ANSWERS, "batches": tables.BATCH}
         if table not in batch_tables:
-            raise VlmlakeError(f"no table named {table}: there are {', '.join(TABLES)}")
+            raise VlmlakeError(f"no table named {table}: there are {', '.join(TABLES)}; samples lie within batches")
         files = [path for name in self.runs for path in self.run(name).batch_files()]
         return tables.scan(self.storage, files, batch_tables[table])
 

@@ -60,12 +60,14 @@ class Family(ABC):
     model_type: transformers' name of the configuration. template: the prompt, with {image} and {question}; template_id
     is recorded in every run. adds_special_tokens: whether the tokenizer puts its own around the template.
     image_sees_question: whether what lies before the question depends on it, so that no two questions share a prefix.
-    grid_depends_on_size: whether an image becomes as many tokens as its size asks for.
+    text_model_types: the decoders it holds for, by their configuration's model_type. grid_depends_on_size: whether an
+    image becomes as many tokens as its size asks for.
     """
 
     model_type: ClassVar[str]
     template: ClassVar[str]
     template_id: ClassVar[str]
+    text_model_types: ClassVar[tuple[str, ...]]
     adds_special_tokens: ClassVar[bool] = True
     image_sees_question: ClassVar[bool] = False
     grid_depends_on_size: ClassVar[bool] = False

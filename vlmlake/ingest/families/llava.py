@@ -15,6 +15,7 @@ class Llava(Family):
     model_type = "llava"
     template = "USER: {image}\n{question} ASSISTANT:"
     template_id = "llava-1.5-user-assistant"
+    text_model_types = ("llama", "mistral", "qwen2")
 
     def check(self) -> None:
         config = self.model.config

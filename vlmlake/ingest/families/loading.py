@@ -44,7 +44,7 @@ def load_family(source: ModelSource, weights: bool = True) -> Family:
     try:
         with _quiet_loading():
             config = AutoConfig.from_pretrained(place, **hub)
-            family = _family_of(config.model_type, source)
+            family = _family_of(config, source)
             attention = {"text_config": IMPLEMENTATIONS[source.attention], "vision_config": "sdpa"}
             if weights:
                 model = _with_weights(place, source, attention, hub)
@@ -61,13 +61,20 @@ def load_family(source: ModelSource, weights: bool = True) -> Family:
     return family(model.eval(), tokenizer, image_processor)
 
 
-def _family_of(model_type: str, source: ModelSource) -> type[Family]:
+def _family_of(config: Any, source: ModelSource) -> type[Family]:
+    model_type = config.model_type
     if model_type not in FAMILIES:
         raise VlmlakeError(
             f"model type {model_type} is not supported: expected {', '.join(FAMILIES)}; docs/adding-a-family.md says "
             "how to add one"
         )
     family = FAMILIES[model_type]
+    decoder = config.text_config.model_type
+    if decoder not in family.text_model_types:
+        raise VlmlakeError(
+            f"{source.name} has a {decoder} decoder, {model_type} is supported with "
+            f"{', '.join(family.text_model_types)}: another may norm or cap what its blocks write"
+        )
     if family.image_sees_question and source.attention == "flash_attention_2":
         raise VlmlakeError(
             f"flash_attention_2 cannot attend both ways over a prompt, which {model_type} does: use sdpa"

@@ -18,6 +18,7 @@ class PaliGemma(Family):
     model_type = "paligemma"
     template = "{image}<bos>answer en {question}\n"
     template_id = "paligemma-answer-en"
+    text_model_types = ("gemma",)
     adds_special_tokens = False
     image_sees_question = True
 

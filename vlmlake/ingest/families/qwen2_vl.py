@@ -20,6 +20,7 @@ class Qwen2VL(Family):
         "<|im_start|>user\n<|vision_start|>{image}<|vision_end|>{question}<|im_end|>\n<|im_start|>assistant\n"
     )
     template_id = "qwen2-vl-chat"
+    text_model_types = ("qwen2_vl_text",)
     grid_depends_on_size = True
 
     def image_inputs(self, image: Image.Image) -> ImageInputs:
