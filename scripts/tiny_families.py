@@ -45,6 +45,14 @@ TEXT = {
     "initializer_range": 0.06,
     "max_position_embeddings": 512,
 }
+TOWER = {
+    "hidden_size": WIDTH,
+    "intermediate_size": 128,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "image_size": PIXELS,
+    "patch_size": PATCH,
+}
 
 Tensors = dict[str, torch.Tensor]
 
@@ -113,15 +121,7 @@ class Llava(Family):
 
     def model(self) -> PreTrainedModel:
         config = LlavaConfig(
-            vision_config=CLIPVisionConfig(
-                hidden_size=WIDTH,
-                intermediate_size=128,
-                num_hidden_layers=2,
-                num_attention_heads=4,
-                image_size=PIXELS,
-                patch_size=PATCH,
-                projection_dim=WIDTH,
-            ),
+            vision_config=CLIPVisionConfig(**TOWER, projection_dim=WIDTH),
             text_config=LlamaConfig(
                 **TEXT,
                 vocab_size=len(self.tokenizer),
@@ -160,15 +160,7 @@ class PaliGemma(Family):
 
     def model(self) -> PreTrainedModel:
         config = PaliGemmaConfig(
-            vision_config=SiglipVisionConfig(
-                hidden_size=WIDTH,
-                intermediate_size=128,
-                num_hidden_layers=2,
-                num_attention_heads=4,
-                image_size=PIXELS,
-                patch_size=PATCH,
-                vision_use_head=False,
-            ),
+            vision_config=SiglipVisionConfig(**TOWER, vision_use_head=False),
             text_config=GemmaConfig(
                 **TEXT,
                 vocab_size=len(self.tokenizer),

@@ -21,9 +21,9 @@ def prefilled(rows: int, tokens: int) -> DynamicCache:
 @pytest.mark.parametrize("rows", [[0, 1, 2], [0, 0, 2, 2, 2], [2, 0], [1]], ids=str)
 @pytest.mark.parametrize("updates", [[1, 1, 1], [5, 1, 3], [9]], ids=str)
 def test_updates_are_those_of_a_plain_cache(rows, updates):
-    plain, chosen = prefilled(3, 6), torch.tensor(rows)
-    roomy = with_room(plain, chosen, room=9)
-    plain.batch_select_indices(chosen)
+    plain = prefilled(3, 6)
+    roomy = with_room(plain, rows, room=9)
+    plain.batch_select_indices(torch.tensor(rows))
     for number, tokens in enumerate(updates):
         for block in range(BLOCKS):
             keys = states(len(rows), tokens, 200 + 10 * number + block)
@@ -36,7 +36,7 @@ def test_updates_are_those_of_a_plain_cache(rows, updates):
 
 
 def test_a_step_copies_nothing_that_is_there():
-    roomy = with_room(prefilled(1, 6), torch.tensor([0]), room=2)
+    roomy = with_room(prefilled(1, 6), [0], room=2)
     places = [(layer.keys.data_ptr(), layer.values.data_ptr()) for layer in roomy.layers]
     for block in range(BLOCKS):
         roomy.update(states(1, 1, 0), states(1, 1, 1), block)
@@ -46,8 +46,8 @@ def test_a_step_copies_nothing_that_is_there():
 def test_rows_of_one_prefix_do_not_write_into_one_another_nor_into_the_cache_they_come_from():
     plain = prefilled(1, 4)
     before = [layer.keys.clone() for layer in plain.layers]
-    first = with_room(plain, torch.tensor([0, 0]), room=1)
-    second = with_room(plain, torch.tensor([0]), room=1)
+    first = with_room(plain, [0, 0], room=1)
+    second = with_room(plain, [0], room=1)
     keys = states(2, 1, 7)
     shown, _ = first.update(keys, keys, 0)
     assert torch.equal(shown[:, :, -1:], keys)
@@ -56,6 +56,6 @@ def test_rows_of_one_prefix_do_not_write_into_one_another_nor_into_the_cache_the
 
 
 def test_more_tokens_than_there_is_room_for_are_refused():
-    roomy = with_room(prefilled(1, 4), torch.tensor([0]), room=1)
+    roomy = with_room(prefilled(1, 4), [0], room=1)
     with pytest.raises(RuntimeError):
         roomy.update(states(1, 2, 0), states(1, 2, 1), 0)

@@ -81,7 +81,8 @@ def print_outcome(console: Console, outcome: Outcome) -> None:
     if twice:
         console.print(f"{twice} of {outcome.examples} examples ask what another asks of the same image: computed once")
     if outcome.skipped:
-        console.print(f"{outcome.skipped} examples were left out for a broken image: table `skipped`")
+        left_out = "1 example was" if outcome.skipped == 1 else f"{outcome.skipped} examples were"
+        console.print(f"{left_out} left out for a broken image: table `skipped`")
 
 
 def print_forecast(console: Console, told: Forecast) -> None:

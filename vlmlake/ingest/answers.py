@@ -40,7 +40,8 @@ class Choices:
         log_probs = logits.log_softmax(-1)
         two = logits.topk(2).values
         self._gaps = two[:, 0] - two[:, 1]
-        self._entropies = -torch.special.xlogy(log_probs.exp(), log_probs.exp()).sum(-1)
+        probabilities = log_probs.exp()
+        self._entropies = -torch.special.xlogy(probabilities, probabilities).sum(-1)
         drawn = self._draw(logits, self._uniforms[:, :, 0])
         first = torch.cat([logits.argmax(-1, keepdim=True), drawn], dim=1)
         self._ids = first[:, :, None]

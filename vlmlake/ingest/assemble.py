@@ -13,10 +13,8 @@ from vlmlake.ingest.capture import Kept, Layers, Wanted
 from vlmlake.ingest.families.base import Prompt
 from vlmlake.ingest.generation import Pass, Questions
 from vlmlake.store_schema.run_record import RunRecord
-from vlmlake.store_schema.schema import ROLES, ArraySpec, Dimension
+from vlmlake.store_schema.schema import ANSWER, IMAGE, ArraySpec, Dimension
 from vlmlake.store_schema.shards import fill
-
-IMAGE, ANSWER = ROLES.index("image"), ROLES.index("answer")
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -11,11 +12,11 @@ from transformers.cache_utils import DynamicCache, DynamicLayer
 class _RoomyLayer(DynamicLayer):  # type: ignore[no-untyped-call]
     """One block's keys and values, [batch, key-value heads, tokens, d], as the first part of a larger buffer."""
 
-    def __init__(self, keys: torch.Tensor, values: torch.Tensor, rows: torch.Tensor, room: int) -> None:
+    def __init__(self, keys: torch.Tensor, values: torch.Tensor, rows: Sequence[int], room: int) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.dtype, self.device = keys.dtype, keys.device
         self.is_initialized = True
-        self._buffers = [_with_room(states, rows.to(states.device), room) for states in (keys, values)]
+        self._buffers = [_with_room(states, rows, room) for states in (keys, values)]
         self._show(keys.shape[-2])
 
     def update(
@@ -32,16 +33,16 @@ class _RoomyLayer(DynamicLayer):  # type: ignore[no-untyped-call]
         return keys, values
 
 
-def with_room(cache: Any, rows: torch.Tensor, room: int) -> DynamicCache:
+def with_room(cache: Any, rows: Sequence[int], room: int) -> DynamicCache:
     """The given rows of a cache, each as often as it is named, with room for so many more tokens."""
     roomy = DynamicCache()
     roomy.layers = [_RoomyLayer(layer.keys, layer.values, rows, room) for layer in cache.layers]
     return roomy
 
 
-def _with_room(states: torch.Tensor, rows: torch.Tensor, room: int) -> torch.Tensor:
+def _with_room(states: torch.Tensor, rows: Sequence[int], room: int) -> torch.Tensor:
     _, heads, tokens, width = states.shape
     buffer = states.new_empty((len(rows), heads, tokens + room, width))
-    for row in range(len(states)):
-        buffer[rows == row, :, :tokens] = states[row]
+    for place, row in enumerate(rows):
+        buffer[place, :, :tokens] = states[row]
     return buffer

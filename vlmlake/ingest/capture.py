@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -41,11 +42,6 @@ class Wanted:
             positions=tuple(positions.index(name) for name in record.positions),
             dtype=getattr(torch, record.stored_dtype),
         )
-
-    @property
-    def blocks(self) -> frozenset[int]:
-        """Numbers of the decoder blocks among the layers."""
-        return frozenset(layer - 1 for layer in self.layers if layer > 0)
 
     def __contains__(self, array: str) -> bool:
         return array in self.arrays
@@ -129,7 +125,9 @@ def recording(family: Family, layers: tuple[int, ...], keep: Keep, host: Host) -
         if keep.states is not None and 0 in layers:
             kept.states[0] = host.take(_input(arguments, keywords)[:, keep.states])
 
-    def after(number: int, arguments: tuple[Any, ...], keywords: dict[str, Any], output: Any) -> None:
+    def after(
+        number: int, module: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any], output: Any
+    ) -> None:
         stream = _first(output)
         if number == len(family.blocks) - 1:
             kept.finite.append(torch.isfinite(stream).all())
@@ -142,7 +140,7 @@ def recording(family: Family, layers: tuple[int, ...], keep: Keep, host: Host) -
             norms = (stream.float() - _input(arguments, keywords).float()).norm(dim=-1)
             kept.image_update[number + 1] = host.take((norms * image).sum(-1) / image.sum(-1))
 
-    def write(target: Layers, number: int, output: Any) -> None:
+    def write(target: Layers, number: int, module: nn.Module, arguments: tuple[Any, ...], output: Any) -> None:
         target[number + 1] = host.take(_first(output)[:, -1])
 
     def rows(number: int, values: torch.Tensor) -> None:
@@ -151,26 +149,18 @@ def recording(family: Family, layers: tuple[int, ...], keep: Keep, host: Host) -
     with ExitStack() as stack:
         stack.callback(family.blocks[0].register_forward_pre_hook(before, with_kwargs=True).remove)
         for number, block in enumerate(family.blocks):
-            hook = block.register_forward_hook(_numbered(after, number), with_kwargs=True)
+            hook = block.register_forward_hook(partial(after, number), with_kwargs=True)
             stack.callback(hook.remove)
         if keep.writes:
             for target, modules in ((kept.attn_write, family.attentions), (kept.mlp_write, family.mlps)):
                 for number in blocks:
-                    hook = modules[number].register_forward_hook(_writing(write, target, number))
+                    hook = modules[number].register_forward_hook(partial(write, target, number))
                     stack.callback(hook.remove)
         if keep.rows is not None:
             stack.enter_context(asking_rows(RowsAsked(blocks, keep.rows, rows)))
         yield kept
     if calls != [1]:
         raise RuntimeError(f"a recording holds one forward pass, this one saw {calls[0]}")
-
-
-def _numbered(hook: Any, number: int) -> Any:
-    return lambda module, arguments, keywords, output: hook(number, arguments, keywords, output)
-
-
-def _writing(hook: Any, target: Layers, number: int) -> Any:
-    return lambda module, arguments, output: hook(target, number, output)
 
 
 def _input(arguments: tuple[Any, ...], keywords: dict[str, Any]) -> torch.Tensor:

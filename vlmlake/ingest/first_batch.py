@@ -1,4 +1,4 @@
-"""What every pass checks on its first batch, before anything is written: the capture tells what the model does.
+"""What every pass checks on its first batch, before a batch is written: the capture tells what the model does.
 
 Attention rows sum to 1 and are 0 at masked keys; and one question, with its answer, equals a plain eager forward of it
 alone, for which the model makes its masks and positions itself.
@@ -16,13 +16,13 @@ from vlmlake.ingest.assemble import Finished
 from vlmlake.ingest.capture import ALL, LAST, Keep, Kept, recording
 from vlmlake.ingest.families.base import Family
 from vlmlake.ingest.host import Host
-from vlmlake.store_schema.schema import ROLES
+from vlmlake.store_schema.schema import IMAGE
 
 ROW_SUM_TOLERANCE = 5e-3
 """How far a row's sum may be from 1; float16 rounding of 650 keys stays below 1e-3."""
 
 TOLERANCES = {torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 1e-1}
-"""Largest difference to the eager forward, in units of the compared layer's largest value (at least 1)."""
+"""Largest difference to the eager forward, in units of the compared token's largest value (at least 1)."""
 
 STORED_STEP = {torch.float32: 0.0, torch.float16: 2.0**-10, torch.bfloat16: 2.0**-7}
 """What storing adds to it."""
@@ -127,7 +127,7 @@ class _Comparison:
     def _check_update(self, layer: int, plain: Kept) -> None:
         kept = self.batch.forward.prefix.image_update
         if layer in kept:
-            image = torch.from_numpy(np.flatnonzero(self.prompt.roles == ROLES.index("image")))
+            image = torch.from_numpy(np.flatnonzero(self.prompt.roles == IMAGE))
             moved = (plain.states[layer][0, image] - plain.states[layer - 1][0, image]).norm(dim=-1).mean()
             self._compare(f"block_{layer - 1}: the image tokens' update", kept[layer][self.prefix], moved)
 

@@ -22,9 +22,7 @@ from vlmlake.ingest.columns import Columns, Padded
 from vlmlake.ingest.decoding import Decoding
 from vlmlake.ingest.families.base import Family, ImageInputs, Prompt
 from vlmlake.ingest.host import Host
-from vlmlake.store_schema.schema import ROLES
-
-IMAGE = ROLES.index("image")
+from vlmlake.store_schema.schema import IMAGE
 
 
 @dataclass(frozen=True)
@@ -76,7 +74,7 @@ def run_batch(family: Family, wanted: Wanted, asked: Questions, decoding: Decodi
     run = _Run(family, wanted, host, columns, shared)
     try:
         room = columns.suffix * shared + decoding.answer_tokens * (1 + decoding.samples)
-        prompt = run.prompt(asked.images, asked.prompts, asked.prefix_of, run.keeping(), room)
+        prompt = run.prompt(asked, run.keeping(), room)
         steps, choices = run.answers(asked, prompt, decoding)
         blank = run.blank(asked) if asked.blanks else None
     except torch.OutOfMemoryError as error:
@@ -103,12 +101,13 @@ class _Prompted:
 
 @dataclass(frozen=True)
 class _Keeping:
-    """What the two forwards over the prompts keep."""
+    """What the two forwards over the prompts keep. image_update: whether how far the image tokens move, too."""
 
     prefix: Keep
     suffix: Keep
     prefix_logits: slice | None
     suffix_logits: slice | None
+    image_update: bool
 
 
 @dataclass(frozen=True)
@@ -134,27 +133,23 @@ class _Run:
             ),
             prefix_logits=ALL if "prefix_logits" in wanted else None,
             suffix_logits=ALL if "token_logits" in wanted else LAST if "logits" in wanted else None,
+            image_update="image_update" in wanted,
         )
 
-    def prompt(
-        self,
-        images: Sequence[ImageInputs],
-        prompts: Sequence[Prompt],
-        prefix_of: Sequence[int],
-        keeping: _Keeping,
-        room: int,
-    ) -> _Prompted:
+    def prompt(self, asked: Questions, keeping: _Keeping, room: int) -> _Prompted:
+        """room: for so many tokens after the prefix, or after the whole prompt where no prefix is shared."""
         pad = self.family.tokenizer.pad_token_id or 0
-        suffixes = self.columns.suffixes(prompts, pad)
+        suffixes = self.columns.suffixes(asked.prompts, pad)
         if not self.shared:
-            return self._whole(images, self.columns.prefixes(prompts, pad).beside(suffixes), keeping, room)
-        first_of = [prompts[prefix_of.index(number)] for number in range(len(images))]
-        prefixes = self.columns.prefixes(first_of, pad)
-        keep = Keep(keeping.prefix.states, keeping.prefix.rows, image=self._image(prefixes))
-        prefix, cache, logits = self._prefill(prefixes, images, keep, all_logits=keeping.prefix_logits == ALL)
+            whole = self.columns.prefixes(asked.prompts, pad).beside(suffixes)
+            return self._whole(asked.images, whole, keeping, room)
+        first = [asked.first_of(prefix) for prefix in range(len(asked.images))]
+        prefixes = self.columns.prefixes(first, pad)
+        keep = Keep(keeping.prefix.states, keeping.prefix.rows, image=self._image(prefixes, keeping))
+        prefix, cache, logits = self._prefill(prefixes, asked.images, keep, all_logits=keeping.prefix_logits == ALL)
         prefix = self._with_logits(prefix, logits, keeping.prefix_logits)
-        cache = with_room(cache, torch.tensor(prefix_of), room)
-        seen = np.concatenate([prefixes.seen[list(prefix_of)], suffixes.seen], axis=1)
+        cache = with_room(cache, asked.prefix_of, room)
+        seen = np.concatenate([prefixes.seen[list(asked.prefix_of)], suffixes.seen], axis=1)
         mask = self._tensor(seen)
         with recording(self.family, self.wanted.layers, keeping.suffix, self.host) as suffix:
             logits = self.family.model(
@@ -175,7 +170,7 @@ class _Run:
             states=keeping.prefix.states or _from(keeping.suffix.states, split),
             rows=keeping.prefix.rows or _from(keeping.suffix.rows, split),
             writes=keeping.suffix.writes,
-            image=self._image(padded),
+            image=self._image(padded, keeping),
         )
         every_logit = ALL in (keeping.prefix_logits, keeping.suffix_logits)
         whole, cache, logits = self._prefill(padded, images, keep, every_logit)
@@ -185,7 +180,7 @@ class _Run:
         return _Prompted(
             prefix,
             self._with_logits(suffix, logits[:, split:] if every_logit else logits, keeping.suffix_logits),
-            with_room(cache, torch.arange(len(padded.ids)), room),
+            with_room(cache, range(len(padded.ids)), room) if room else cache,
             self._tensor(padded.seen).bool(),
             logits[:, -1].float(),
         )
@@ -213,6 +208,7 @@ class _Run:
         position = np.array([prompt.next_position for prompt in asked.prompts])
         axes = len(asked.prompts[0].positions)
         branch_of = torch.empty(0, dtype=torch.long, device=prompt.seen.device)
+        keep_logits = ALL if "logits" in self.wanted or "token_logits" in self.wanted else None
         steps = []
         while (branches := choices.running()) is not None:
             places = np.broadcast_to(position[None, :, None], (axes, len(position), len(branches)))
@@ -225,7 +221,7 @@ class _Run:
                 ],
                 dim=-1,
             )
-            keep = self._step_keep(branch_of)
+            keep = self._step_keep(branch_of, branched=decoding.samples > 0)
             with recording(self.family, self.wanted.layers, keep, self.host) as step:
                 logits = self.family.model(
                     input_ids=choices.last(branches),
@@ -234,38 +230,39 @@ class _Run:
                     past_key_values=prompt.cache,
                     use_cache=True,
                 ).logits.float()
-            keep_logits = ALL if "logits" in self.wanted or "token_logits" in self.wanted else None
             steps.append(self._with_logits(step, logits[:, :1], keep_logits))
             choices.take(branches, logits)
             position = position + 1
         return tuple(steps), choices
 
-    def _step_keep(self, branch_of: torch.Tensor) -> Keep:
+    def _step_keep(self, branch_of: torch.Tensor, branched: bool) -> Keep:
         """The greedy branch, which is the first: its state, and its row over the prompt and its own tokens."""
         one = slice(0, 1)
         rows = "attention" in self.wanted or "readout_attention" in self.wanted
         states = "hidden_states" in self.wanted or "readout_states" in self.wanted
-        prompt = torch.arange(self.columns.prefix + self.columns.suffix, device=branch_of.device)
-        own = len(prompt) + torch.nonzero(branch_of == 0)[:, 0]
-        branched = bool((branch_of != 0).any())
-        keys = torch.cat([prompt, own]) if branched else None
+        keys = None
+        if branched:
+            prompt = torch.arange(self.columns.prefix + self.columns.suffix, device=branch_of.device)
+            keys = torch.cat([prompt, len(prompt) + torch.nonzero(branch_of == 0)[:, 0]])
         return Keep(states=one if states else None, rows=one if rows else None, keys=keys)
 
     def blank(self, asked: Questions) -> Kept:
         """States and logits at prompt_last with gray images; equal ones are computed once where prefixes are shared."""
         assert asked.blanks is not None
-        keep = _Keeping(Keep(), Keep(states=LAST), prefix_logits=None, suffix_logits=LAST)
+        keep = _Keeping(Keep(), Keep(states=LAST), prefix_logits=None, suffix_logits=LAST, image_update=False)
         if self.shared:
             grids = [image.grid for image in asked.blanks]
             distinct = list(dict.fromkeys(grids))
             images = [asked.blanks[grids.index(grid)] for grid in distinct]
-            prefix_of = [distinct.index(grids[prefix]) for prefix in asked.prefix_of]
+            gray = replace(
+                asked, images=images, prefix_of=[distinct.index(grids[prefix]) for prefix in asked.prefix_of]
+            )
         else:
-            images, prefix_of = [asked.blanks[prefix] for prefix in asked.prefix_of], list(range(len(asked.prompts)))
-        return self.prompt(images, asked.prompts, prefix_of, keep, room=self.columns.suffix).suffix
+            gray = replace(asked, images=asked.blanks)
+        return self.prompt(gray, keep, room=self.columns.suffix * self.shared).suffix
 
-    def _image(self, padded: Padded) -> torch.Tensor | None:
-        return self._tensor(padded.roles == IMAGE) if "image_update" in self.wanted else None
+    def _image(self, padded: Padded, keeping: _Keeping) -> torch.Tensor | None:
+        return self._tensor(padded.roles == IMAGE) if keeping.image_update else None
 
     def _with_logits(self, kept: Kept, logits: torch.Tensor, chosen: slice | None) -> Kept:
         return kept if chosen is None else replace(kept, logits=self.host.take(logits[:, chosen]))

@@ -41,13 +41,14 @@ def load_ahead(work: Work, family: Family, numbers: Sequence[int]) -> Iterator[t
 def _questions(work: Work, family: Family, batch: Batch, reading: ThreadPoolExecutor) -> Questions:
     items = [work.items[index] for index in batch.examples]
     first = [work.items[prefix[0]] for prefix in batch.prefixes]
-    blank = "blank_logits" in work.wanted
+    sizes = [item.size for item in first] if "blank_logits" in work.wanted else []
+    gray = {size: family.blank_inputs(size) for size in dict.fromkeys(sizes)}
     return Questions(
         images=list(reading.map(lambda item: _image_inputs(family, item), first)),
         prompts=[item.prompt(family) for item in items],
         keys=[item.key for item in items],
         prefix_of=batch.prefix_of,
-        blanks=[family.blank_inputs(item.size) for item in first] if blank else None,
+        blanks=[gray[size] for size in sizes] or None,
     )
 
 

@@ -25,11 +25,8 @@ def require_room(storage: Storage, job: Job, family: Family, work: Work, missing
     if free is None or not missing or needed <= free:
         return
     fitting, asked = _rows_that_fit(work, missing, free), sum(len(work.batches[number].examples) for number in missing)
-    smaller = [
-        f"plan {name} needs {size_in_words(bytes_of(job, family, work, name, missing))}"
-        for name in BUILT_IN
-        if bytes_of(job, family, work, name, missing) <= free
-    ]
+    needs = {name: bytes_of(job, family, work, name, missing) for name in BUILT_IN}
+    smaller = [f"plan {name} needs {size_in_words(size)}" for name, size in needs.items() if size <= free]
     raise VlmlakeError(
         f"{storage.url} has {size_in_words(free)} free, plan {job.plan.name} needs up to {size_in_words(needed)}: that "
         f"holds {fitting:,} of {asked:,} questions; {' and '.join(smaller) or 'no plan fits whole'}. "

@@ -52,7 +52,8 @@ def plan_work(
 ) -> Work:
     """Cut a job into batches. model: what identifies it, its `name` among it.
 
-    Raises VlmlakeError if the plan names layers or positions that there are not, or a prompt is too long."""
+    Raises VlmlakeError if the plan names layers or positions that there are not, or a prompt is too long.
+    """
     answer_tokens = job.decoding.answer_tokens
     items = distinct_items(family, examples, facts, answer_tokens)
     shared = job.share_prefix and not family.image_sees_question

@@ -22,6 +22,7 @@ ONCE_CHUNK_BYTES = 1024 * 1024
 STORED_DTYPES = ("float16", "float32")
 ROLES = ("system", "image", "question", "cue", "answer")
 """What a token is for; arrays hold the position in this tuple, -1 where there is no token."""
+SYSTEM, IMAGE, QUESTION, CUE, ANSWER = range(len(ROLES))
 
 EMBED = "embed"
 PROMPT_LAST = "prompt_last"

@@ -17,7 +17,7 @@ from torch import nn
 
 from vlmlake.errors import VlmlakeError
 from vlmlake.store_schema.batches import Decoder
-from vlmlake.store_schema.schema import ROLES
+from vlmlake.store_schema.schema import CUE, IMAGE, QUESTION, SYSTEM
 
 
 @dataclass(frozen=True)
@@ -185,13 +185,13 @@ class Family(ABC):
         image = np.flatnonzero(ids == self.tokenizer.convert_tokens_to_ids(self.image_token))
         if len(image) != patches:
             raise VlmlakeError(f"the prompt holds {len(image)} image tokens, the image has {patches}: wrong tokenizer?")
-        roles = np.full(len(ids), ROLES.index("system"), np.int8)
+        roles = np.full(len(ids), SYSTEM, np.int8)
         for token, (start, end) in enumerate(encoded["offset_mapping"]):
             if end > len(before) and start < len(before) + len(question):
-                roles[token] = ROLES.index("question")
+                roles[token] = QUESTION
             elif start >= len(before) + len(question) and end > start:
-                roles[token] = ROLES.index("cue")
-        roles[image] = ROLES.index("image")
+                roles[token] = CUE
+        roles[image] = IMAGE
         text = opening.replace("{image}", self.image_token) + question + closing
         split = int(image[-1]) + 1
         while int(ids[split]) in self.closing_tokens:
