@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 
 import numpy as np
@@ -106,6 +107,30 @@ def test_code_of_a_checkpoint_is_not_run_unless_trusted(copied):
         load_family(ModelSource(str(folder)))
     with pytest.raises(SystemExit, match="the code of the checkpoint ran"):
         load_family(ModelSource(str(folder), trust_remote_code=True))
+
+
+def test_a_pickle_among_the_weights_runs_nothing(copied, tmp_path):
+    class Malicious:
+        def __reduce__(self):
+            return os.mkdir, (str(tmp_path / "executed"),)
+
+    folder = copied("llava")
+    (folder / "model.safetensors").unlink()
+    torch.save({"lm_head.weight": Malicious()}, folder / "pytorch_model.bin")
+    with pytest.raises(VlmlakeError, match=r"^cannot load the model .*: UnpicklingError: [^\n]*$"):
+        load_family(ModelSource(str(folder)))
+    assert not (tmp_path / "executed").exists()
+    torch.load(folder / "pytorch_model.bin", weights_only=False)
+    assert (tmp_path / "executed").exists()
+
+
+def test_weights_in_torchs_own_format_load_as_those_in_safetensors(copied, checkpoints):
+    folder = copied("llava")
+    wanted = load_family(ModelSource(str(folder))).model.state_dict()
+    (folder / "model.safetensors").unlink()
+    torch.save(wanted, folder / "pytorch_model.bin")
+    loaded = load_family(ModelSource(str(folder))).model.state_dict()
+    assert all(torch.equal(values, wanted[name]) for name, values in loaded.items())
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
-from vlmlake.errors import VlmlakeError
 from vlmlake.ingest.datasets import open_image
 from vlmlake.ingest.families import Family, ImageInputs
 from vlmlake.ingest.generation import Questions
@@ -53,7 +52,4 @@ def _questions(work: Work, family: Family, batch: Batch, reading: ThreadPoolExec
 
 
 def _image_inputs(family: Family, item: Item) -> ImageInputs:
-    inputs = family.image_inputs(open_image(item.source))
-    if inputs.grid != family.grid(item.size):
-        raise VlmlakeError(f"the image {item.source.name} has another size than when the pass began")
-    return inputs
+    return family.image_inputs(open_image(item.source, item.image_sha256))

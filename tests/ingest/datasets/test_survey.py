@@ -1,6 +1,7 @@
 import hashlib
 import struct
 import threading
+import warnings
 import zlib
 from dataclasses import dataclass
 from io import BytesIO
@@ -33,9 +34,9 @@ def written(folder, contents):
     return examples
 
 
-def bomb():
-    """A PNG that says it has 100,000 x 100,000 pixels."""
-    chunks = ((b"IHDR", struct.pack(">IIBBBBB", 100_000, 100_000, 8, 2, 0, 0, 0)), (b"IDAT", b""))
+def claiming(width, height):
+    """A PNG that says it has so many pixels, and has none."""
+    chunks = ((b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)), (b"IDAT", b""))
     return b"\x89PNG\r\n\x1a\n" + b"".join(
         struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body)) for name, body in chunks
     )
@@ -48,8 +49,13 @@ BAD = {
     "cut.png": (encoded()[:900], "cannot be decoded: .*truncated"),
     "cut.jpg": (encoded("JPEG")[:-400], "cannot be decoded: .*truncated"),
     "flipped.png": (encoded()[:200] + bytes(100) + encoded()[300:], "cannot be decoded: "),
-    "bomb.png": (bomb(), "more than [0-9]+ pixels"),
+    "bomb.png": (claiming(20_000, 20_000), "400,000,000 pixels, more than the 89,478,485 that are read"),
+    "large.png": (claiming(10_000, 10_000), "100,000,000 pixels, more than the 89,478,485 that are read"),
+    "large.ppm": (b"P6 9500 9500 255\n", "90,250,000 pixels, more than the 89,478,485 that are read"),
+    "narrow.png": (claiming(0, 5), "in no format that Pillow reads"),
     "flat.gif": (b"GIF89a\x05\x00\x00\x00\x00\x00\x00,\x00\x00\x00\x00\x05\x00\x00\x00\x00\x02\x00;", "."),
+    "narrow.gif": (b"GIF89a\x00\x00\x05\x00\x00\x00\x00,\x00\x00\x00\x00\x00\x00\x05\x00\x00\x02\x00;", "."),
+    "hollow.gif": (b"GIF89a\x05\x00\x05\x00\x00\x00\x00,\x00\x00\x00\x00\x00\x00\x00\x00\x00\x02\x00;", "."),
 }
 
 
@@ -61,6 +67,30 @@ def test_missing_and_broken_images_are_named_with_the_reason(tmp_path, name):
         survey_images(examples, skip_bad=False)
     with pytest.raises(VlmlakeError, match=rf"cannot read the image .*{name}: .*{reason}"):
         open_image(examples[1].source)
+
+
+@pytest.mark.parametrize("name", ["bomb.png", "large.png", "large.ppm"])
+def test_an_image_of_too_many_pixels_is_refused_in_silence(tmp_path, name):
+    with warnings.catch_warnings(record=True) as leaked:
+        warnings.simplefilter("always")
+        survey = survey_images(written(tmp_path, {"good.png": encoded(), name: BAD[name][0]}), skip_bad=True)
+    assert len(survey.skipped) == 1
+    assert leaked == []
+
+
+def test_a_format_that_allows_no_pixels_is_refused_by_its_size(tmp_path, monkeypatch):
+    monkeypatch.setattr(Image, "open", lambda *args: Image.new("RGB", (0, 5)))
+    with pytest.raises(VlmlakeError, match="no pixels in it"):
+        open_image(written(tmp_path, {"a.png": encoded()})[0].source)
+
+
+def test_an_image_of_other_bytes_than_surveyed_is_named(tmp_path):
+    (one,) = written(tmp_path, {"a.png": encoded()})
+    surveyed = survey_images([one], skip_bad=False).facts[one.source].sha256
+    assert open_image(one.source, surveyed).size == (40, 30)
+    (tmp_path / "a.png").write_bytes(encoded())
+    with pytest.raises(VlmlakeError, match=r"the image .*a\.png changed since the pass began"):
+        open_image(one.source, surveyed)
 
 
 def test_bad_images_can_be_skipped_with_their_examples(tmp_path):

@@ -88,6 +88,7 @@ def _with_weights(place: str, source: ModelSource, attention: dict[str, str], hu
         dtype=source.dtype if source.dtype == "auto" else getattr(torch, source.dtype),
         attn_implementation=attention,
         output_loading_info=True,
+        weights_only=True,
         **({"device_map": source.device_map} if source.device_map else {}),
         **hub,
     )
