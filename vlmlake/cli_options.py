@@ -67,7 +67,9 @@ SkipBad = Annotated[
 Plan = Annotated[str, typer.Option(help="full, suffix, readout, or a TOML file of your own.", rich_help_panel=CAPTURE)]
 StoredDtype = Annotated[
     str | None,
-    typer.Option("--dtype", help="How activations are stored: float16 (default) or float32.", rich_help_panel=CAPTURE),
+    typer.Option(
+        "--dtype", help="How activations are stored: float16 (default), bfloat16 or float32.", rich_help_panel=CAPTURE
+    ),
 ]
 Blank = Annotated[
     bool,

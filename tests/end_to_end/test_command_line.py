@@ -150,7 +150,7 @@ def extract_arguments(tiny_llava, scenes, tmp_path, **changes):
         ({"model": ""}, "the model is empty"),
         ({"dataset": "coco:somewhere"}, "unknown kind of dataset in 'coco:somewhere': expected pope:PATH"),
         ({"dataset": "pope:/no/such/file.json"}, "no POPE questions at /no/such/file.json"),
-        ({"dtype": "int8"}, "dtype is int8, expected one of float16, float32"),
+        ({"dtype": "int8"}, "dtype is int8, expected one of float16, bfloat16, float32"),
         ({"batch-size": "0"}, "batch size is 0, expected at least 1"),
         ({"answer-tokens": "0"}, "answer tokens is 0, expected at least 1"),
         ({"lake": "nosuch://bucket/lake"}, "cannot open nosuch://bucket/lake"),

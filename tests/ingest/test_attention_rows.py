@@ -201,7 +201,7 @@ def test_an_asking_inside_another_gives_way_to_it_again(family):
 
 
 def test_nothing_is_left_on_the_model_after_a_recording(family):
-    layers, host = tuple(range(5)), Host(torch.float32)
+    layers, host = tuple(range(5)), Host(torch.float32, torch.float32)
 
     def modules():
         return [module for block in family.blocks for module in block.modules()]
@@ -221,7 +221,7 @@ def test_nothing_is_left_on_the_model_after_a_recording(family):
 
 def test_a_recording_holds_one_forward_and_leaves_no_hook_behind_where_it_saw_two(family):
     def record_twice():
-        with torch.inference_mode(), recording(family, (0, 1), Keep(states=ALL), Host(torch.float32)):
+        with torch.inference_mode(), recording(family, (0, 1), Keep(states=ALL), Host(torch.float32, torch.float32)):
             family.model(input_ids=IDS[:1])
             family.model(input_ids=IDS[:1])
 
@@ -231,7 +231,10 @@ def test_a_recording_holds_one_forward_and_leaves_no_hook_behind_where_it_saw_tw
 
 
 def test_layers_that_are_not_wanted_are_not_recorded(family):
-    with torch.inference_mode(), recording(family, (2, 4), Keep(states=LAST, rows=ALL), Host(torch.float16)) as kept:
+    with (
+        torch.inference_mode(),
+        recording(family, (2, 4), Keep(states=LAST, rows=ALL), Host(torch.float16, torch.float16)) as kept,
+    ):
         family.model(input_ids=IDS[:1])
     assert sorted(kept.states) == sorted(kept.rows) == [2, 4]
     assert all(states.shape == (1, 1, 64) and states.dtype == torch.float16 for states in kept.states.values())

@@ -49,7 +49,7 @@ def batch(examples=4, prefixes=2, tokens=20, seed=0) -> dict[str, np.ndarray]:
     lengths = {"example": examples, "prefix": prefixes, "token": tokens, "query": tokens, "key": 10 + tokens}
     for spec in record().batch_specs:
         shape = [lengths.get(dimension, EXTENTS.shard(dimension)) for dimension in spec.dimensions]
-        is_float = spec.kind == "activation"
+        is_float = spec.is_float
         arrays[spec.name] = rng.normal(size=shape).astype(np.float32) if is_float else rng.integers(0, 3, shape)
     return arrays
 
@@ -75,7 +75,7 @@ def test_what_was_written_is_read_back_in_its_rows(storage, dtype):
         assert stored.dtype == spec.dtype(dtype)
         np.testing.assert_array_equal(stored[rows : 2 * rows], arrays[spec.name].astype(stored.dtype))
         for other in (stored[:rows], stored[2 * rows :]):
-            assert np.isnan(other).all() if spec.kind == "activation" else (other == -1).all()
+            assert np.isnan(other).all() if spec.is_float else (other == -1).all()
 
 
 def test_a_short_batch_leaves_the_rest_unwritten(storage):

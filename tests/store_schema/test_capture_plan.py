@@ -109,8 +109,8 @@ def test_a_dtype_beside_a_toml_plan_overrides_its_own(toml):
         ('positions = ["answer_0"]', "plan mine: positions lack prompt_last, which every answer starts from"),
         ('positions = ["prompt_last", "prompt_last"]', "plan mine: positions is .*, expected different labels"),
         ("positions = 1", "mine.toml: positions is 1, expected a list of names"),
-        ('dtype = "float8"', "plan mine: dtype is float8, expected one of float16, float32"),
-        ("dtype = 16", "plan mine: dtype is 16, expected one of float16, float32"),
+        ('dtype = "float8"', "plan mine: dtype is float8, expected one of float16, bfloat16, float32"),
+        ("dtype = 16", "plan mine: dtype is 16, expected one of float16, bfloat16, float32"),
         ('layer = ["embed"]', "mine.toml: unknown keys layer; expected some of arrays, layers, positions, dtype"),
         ("arrays = [", "mine.toml is not valid TOML: "),
     ],
@@ -141,7 +141,7 @@ def test_a_plan_that_is_not_there(name, message):
 
 
 def test_a_dtype_that_cannot_be_stored():
-    with pytest.raises(VlmlakeError, match="plan suffix: dtype is int4, expected one of float16, float32"):
+    with pytest.raises(VlmlakeError, match="plan suffix: dtype is int4, expected one of float16, bfloat16, float32"):
         read_plan("suffix", dtype="int4")
 
 

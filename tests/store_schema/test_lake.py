@@ -76,7 +76,7 @@ def test_dask_chunks_follow_the_shards(data, lake):
 def test_floats_are_read_as_float32_and_kept_raw_on_demand(data, lake):
     raw = lake.run("tiny-llava").dataset(raw=True)
     for spec in SPECS:
-        if spec.kind == "activation":
+        if spec.is_float:
             assert data[spec.name].dtype == np.float32
             assert raw[spec.name].dtype == np.float16
         else:

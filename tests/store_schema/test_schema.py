@@ -1,9 +1,11 @@
 from dataclasses import replace
 from math import prod
 
+import ml_dtypes
+import numpy as np
 import pytest
 
-from vlmlake.store_schema.schema import ARRAYS, BATCH_DIMENSIONS, CHUNK_BYTES, Extents
+from vlmlake.store_schema.schema import ARRAYS, BATCH_DIMENSIONS, CHUNK_BYTES, STORED_DTYPES, Extents
 
 TINY = Extents(
     batches=5,
@@ -74,3 +76,23 @@ def test_every_array_is_described_and_none_is_named_like_a_dimension():
 def test_an_empty_axis_is_refused_by_name():
     with pytest.raises(ValueError, match="extent hidden is 0"):
         replace(TINY, hidden=0)
+
+
+@pytest.mark.parametrize("stored", STORED_DTYPES)
+def test_attention_is_never_stored_in_bfloat16(stored):
+    widths = {"activation": stored, "weight": "float16" if stored == "bfloat16" else stored}
+    for spec in ARRAYS:
+        assert spec.is_float == (spec.kind in widths)
+        if spec.is_float:
+            assert spec.dtype(stored).name == widths[spec.kind]
+            assert np.isnan(spec.fill_value)
+    assert {spec.name for spec in ARRAYS if spec.kind == "weight"} == {
+        "attention",
+        "readout_attention",
+        "prefix_attention",
+    }
+
+
+def test_bfloat16_is_that_of_ml_dtypes():
+    (states,) = (spec for spec in ARRAYS if spec.name == "hidden_states")
+    assert states.dtype("bfloat16") == np.dtype(ml_dtypes.bfloat16)

@@ -12,6 +12,7 @@ import numpy as np
 from vlmlake.ingest.capture import Kept, Layers, Wanted
 from vlmlake.ingest.families.base import Prompt
 from vlmlake.ingest.generation import Pass, Questions
+from vlmlake.ingest.host import as_array
 from vlmlake.store_schema.run_record import RunRecord
 from vlmlake.store_schema.schema import ANSWER, IMAGE, ArraySpec, Dimension
 from vlmlake.store_schema.shards import fill
@@ -76,8 +77,8 @@ def batch_arrays(batch: Finished, scratch: Scratch) -> dict[str, np.ndarray]:
     """Every array of the record's batch_specs by name, no longer than the batch needs; they are valid until `scratch`,
     which belongs to one run, is used again.
 
-    Activations are in the store's dtype with NaN where an example has no token; integers have -1 there. Inside an
-    example a masked key has attention 0.
+    Activations and attention are in the store's dtypes with NaN where an example has no token; integers have -1 there.
+    Inside an example a masked key has attention 0.
     """
     batch.forward.host.wait()
     arrays = {}
@@ -91,8 +92,8 @@ def batch_arrays(batch: Finished, scratch: Scratch) -> dict[str, np.ndarray]:
 def _hidden_states(batch: Finished, target: np.ndarray) -> None:
     forward = batch.forward
     for place, layer in enumerate(batch.wanted.layers):
-        suffix = forward.suffix.states[layer].numpy()
-        steps = [step.states[layer].numpy() for step in forward.steps]
+        suffix = as_array(forward.suffix.states[layer])
+        steps = [as_array(step.states[layer]) for step in forward.steps]
         for row, prompt, told in batch.rows():
             asked = prompt.suffix_length
             target[row, place, :asked] = suffix[row, -asked:]
@@ -102,7 +103,7 @@ def _hidden_states(batch: Finished, target: np.ndarray) -> None:
 
 def _prefix_states(batch: Finished, target: np.ndarray) -> None:
     for place, layer in enumerate(batch.wanted.layers):
-        states = batch.forward.prefix.states[layer].numpy()
+        states = as_array(batch.forward.prefix.states[layer])
         for row, prompt in batch.prefixes():
             target[row, place, : prompt.split] = states[row, -prompt.split :]
 
@@ -110,13 +111,13 @@ def _prefix_states(batch: Finished, target: np.ndarray) -> None:
 def _readout_states(batch: Finished, target: np.ndarray) -> None:
     for place, layer in enumerate(batch.wanted.layers):
         for spot, (rows, kept) in enumerate(_positions(batch)):
-            target[rows, place, spot] = kept.states[layer][rows, -1].numpy()
+            target[rows, place, spot] = as_array(kept.states[layer][rows, -1])
 
 
 def _logits(batch: Finished, target: np.ndarray) -> None:
     for spot, (rows, kept) in enumerate(_positions(batch)):
         assert kept.logits is not None
-        target[rows, spot] = kept.logits[rows, -1].numpy()
+        target[rows, spot] = as_array(kept.logits[rows, -1])
 
 
 def _readout_attention(batch: Finished, target: np.ndarray) -> None:
@@ -124,7 +125,7 @@ def _readout_attention(batch: Finished, target: np.ndarray) -> None:
     for place, layer in enumerate(batch.wanted.layers):
         for spot, (rows, kept) in enumerate(_positions(batch)):
             if layer in kept.rows:
-                weights = kept.rows[layer].numpy()
+                weights = as_array(kept.rows[layer])
                 for row in rows:
                     split = batch.asked.prompts[row].split
                     target[row, place, :, spot, :split] = weights[row, :, -1, width - split : width]
@@ -145,8 +146,8 @@ def _attention(batch: Finished, target: np.ndarray) -> None:
     for place, layer in enumerate(batch.wanted.layers):
         if layer not in forward.suffix.rows:
             continue
-        weights = forward.suffix.rows[layer].numpy()
-        steps = [step.rows[layer].numpy() for step in forward.steps]
+        weights = as_array(forward.suffix.rows[layer])
+        steps = [as_array(step.rows[layer]) for step in forward.steps]
         for row, prompt, told in batch.rows():
             asked, split = prompt.suffix_length, prompt.split
             there = target[row, place]
@@ -164,7 +165,7 @@ def _prefix_attention(batch: Finished, target: np.ndarray) -> None:
     for place, layer in enumerate(batch.wanted.layers):
         if layer not in batch.forward.prefix.rows:
             continue
-        weights = batch.forward.prefix.rows[layer].numpy()
+        weights = as_array(batch.forward.prefix.rows[layer])
         for row, prompt in batch.prefixes():
             split, asked = prompt.split, prompt.suffix_length
             mine = weights[row, :, -split:]
@@ -175,31 +176,31 @@ def _prefix_attention(batch: Finished, target: np.ndarray) -> None:
 
 def _token_logits(batch: Finished, target: np.ndarray) -> None:
     assert batch.forward.suffix.logits is not None
-    suffix = batch.forward.suffix.logits.numpy()
+    suffix = as_array(batch.forward.suffix.logits)
     for row, prompt, told in batch.rows():
         target[row, : prompt.suffix_length] = suffix[row, -prompt.suffix_length :]
         for step in range(told):
             logits = batch.forward.steps[step].logits
             assert logits is not None
-            target[row, prompt.suffix_length + step] = logits[row, 0].numpy()
+            target[row, prompt.suffix_length + step] = as_array(logits[row, 0])
 
 
 def _prefix_logits(batch: Finished, target: np.ndarray) -> None:
     assert batch.forward.prefix.logits is not None
-    logits = batch.forward.prefix.logits.numpy()
+    logits = as_array(batch.forward.prefix.logits)
     for row, prompt in batch.prefixes():
         target[row, : prompt.split] = logits[row, -prompt.split :]
 
 
 def _blank_states(batch: Finished, target: np.ndarray) -> None:
     for place, layer in enumerate(batch.wanted.layers):
-        target[:, place] = _blank(batch).states[layer][:, -1].numpy()
+        target[:, place] = as_array(_blank(batch).states[layer][:, -1])
 
 
 def _blank_logits(batch: Finished, target: np.ndarray) -> None:
     logits = _blank(batch).logits
     assert logits is not None
-    target[:] = logits[:, -1].numpy()
+    target[:] = as_array(logits[:, -1])
 
 
 def _blank(batch: Finished) -> Kept:
@@ -222,7 +223,7 @@ def _image_update(batch: Finished, target: np.ndarray) -> None:
 def _by_layer(batch: Finished, values: Layers, target: np.ndarray) -> None:
     for place, layer in enumerate(batch.wanted.layers):
         if layer in values:
-            target[:, place] = values[layer].numpy()
+            target[:, place] = as_array(values[layer])
 
 
 def _token_id(batch: Finished, target: np.ndarray) -> None:

@@ -17,7 +17,7 @@ from vlmlake.ingest.attention_rows import RowsAsked, asking_rows
 from vlmlake.ingest.families.base import Family
 from vlmlake.ingest.host import Host
 from vlmlake.store_schema.run_record import RunRecord
-from vlmlake.store_schema.schema import layer_names, position_names
+from vlmlake.store_schema.schema import layer_names, position_names, weight_dtype
 
 
 @dataclass(frozen=True)
@@ -25,13 +25,15 @@ class Wanted:
     """What a run keeps, as the forwards need to know it.
 
     arrays: names of schema.ARRAYS. layers: numbers of the layers kept, 0 for `embed`, l + 1 for block l. positions:
-    numbers of the positions kept, 0 for prompt_last, t + 1 for answer token t. dtype: of the store.
+    numbers of the positions kept, 0 for prompt_last, t + 1 for answer token t. dtype, weight_dtype: of
+    activations and of attention in the store.
     """
 
     arrays: frozenset[str]
     layers: tuple[int, ...]
     positions: tuple[int, ...]
     dtype: torch.dtype
+    weight_dtype: torch.dtype
 
     @classmethod
     def of(cls, record: RunRecord, blocks: int, answer_tokens: int) -> Wanted:
@@ -41,6 +43,7 @@ class Wanted:
             layers=tuple(layers.index(name) for name in record.layers),
             positions=tuple(positions.index(name) for name in record.positions),
             dtype=getattr(torch, record.stored_dtype),
+            weight_dtype=getattr(torch, weight_dtype(record.stored_dtype)),
         )
 
     def __contains__(self, array: str) -> bool:
@@ -144,7 +147,8 @@ def recording(family: Family, layers: tuple[int, ...], keep: Keep, host: Host) -
         target[number + 1] = host.take(_first(output)[:, -1])
 
     def rows(number: int, values: torch.Tensor) -> None:
-        kept.rows[number + 1] = host.take(values if keep.keys is None else values[..., keep.keys.to(values.device)])
+        chosen = values if keep.keys is None else values[..., keep.keys.to(values.device)]
+        kept.rows[number + 1] = host.take_weights(chosen)
 
     with ExitStack() as stack:
         stack.callback(family.blocks[0].register_forward_pre_hook(before, with_kwargs=True).remove)

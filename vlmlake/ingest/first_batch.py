@@ -84,7 +84,9 @@ class _Comparison:
             self.rows_from -= min(next(iter(forward.suffix.rows.values())).shape[2], self.prompt.suffix_length)
         if forward.prefix.rows:
             self.rows_from = 0
-        self.tolerance = TOLERANCES.get(dtype, 1e-4) + STORED_STEP[batch.wanted.dtype]
+        computed = TOLERANCES.get(dtype, 1e-4)
+        self.tolerance = computed + STORED_STEP[batch.wanted.dtype]
+        self.row_tolerance = computed + STORED_STEP[batch.wanted.weight_dtype]
 
     def check(self) -> None:
         plain, writes = self._plain()
@@ -164,12 +166,12 @@ class _Comparison:
     def _forward(self, layers: tuple[int, ...], keep: Keep, told: int, rows_from: int | None) -> Kept:
         """rows_from: the first query whose attention is kept, none for no attention at all."""
         ids = torch.tensor([[*self.prompt.ids.tolist(), *self.answer.ids[:told]]], device=self.family.device)
-        host = Host(torch.float32)
+        host = Host(torch.float32, torch.float32)
         rows: dict[int, torch.Tensor] = {}
         hooks = [
             attention.register_forward_hook(
                 lambda module, arguments, output, layer=number + 1: rows.update(
-                    {layer: host.take(output[1][:, :, rows_from:])}
+                    {layer: host.take_weights(output[1][:, :, rows_from:])}
                 )
             )
             for number, attention in enumerate(self.family.attentions)
@@ -209,7 +211,7 @@ class _Comparison:
                 self.prefix, :, -split:, columns.prefix - split : columns.prefix
             ]
             worst = (ours.float() - eager[:, :split, :split]).abs().amax((-1, -2)).numpy()
-            _refuse(layer, "differs from an eager forward over the prefix", worst, self.tolerance)
+            _refuse(layer, "differs from an eager forward over the prefix", worst, self.row_tolerance)
         for kept, queries in self._queries():
             theirs = eager[:, queries.start - self.rows_from : queries.stop - self.rows_from]
             ours = kept.rows[layer][self.row, :, -theirs.shape[1] :].float()
@@ -219,7 +221,7 @@ class _Comparison:
             ]
             joined = torch.cat(parts, dim=-1)
             worst = (joined - theirs[..., : joined.shape[-1]]).abs().amax((-1, -2)).numpy()
-            _refuse(layer, "differs from an eager forward", worst, self.tolerance)
+            _refuse(layer, "differs from an eager forward", worst, self.row_tolerance)
 
     def _queries(self) -> Iterable[tuple[Kept, slice]]:
         """Every forward with rows, and which tokens its queries are."""

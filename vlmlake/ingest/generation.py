@@ -69,7 +69,7 @@ def run_batch(family: Family, wanted: Wanted, asked: Questions, decoding: Decodi
 
     Raises VlmlakeError if the device's memory is too small or a value is not finite.
     """
-    host = Host(wanted.dtype)
+    host = Host(wanted.dtype, wanted.weight_dtype)
     columns = Columns.of(asked.prompts)
     run = _Run(family, wanted, host, columns, shared)
     try:

@@ -79,7 +79,7 @@ def write_once(group: zarr.Group, arrays: Arrays) -> None:
 
 
 def write_batch(storage: Storage, record: RunRecord, number: int, arrays: Arrays) -> tuple[dict[str, float], int]:
-    """Put one batch's shards, each whole; returns the largest |x| of every array of activations, and the bytes written.
+    """Put one batch's shards, each whole; returns the largest |x| of every array of floats, and the bytes written.
 
     arrays: every array of the record's batch_specs by name, with at most the planned length on each axis: a batch
     brings its own longest length, and what lies beyond stays unwritten. A shard that an interrupted writer left is
@@ -101,7 +101,7 @@ def write_batch(storage: Storage, record: RunRecord, number: int, arrays: Arrays
         storage.write(path, shard.parts)
         largest[spec.name] = shard.largest
         written += sum(len(part) for part in shard.parts)
-    return {spec.name: largest[spec.name] for spec in record.batch_specs if spec.kind == "activation"}, written
+    return {spec.name: largest[spec.name] for spec in record.batch_specs if spec.is_float}, written
 
 
 def shard_files(record: RunRecord, number: int) -> list[str]:

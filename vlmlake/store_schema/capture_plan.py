@@ -41,8 +41,8 @@ class CapturePlan:
     """What to keep.
 
     arrays: names of CHOOSABLE. layers: labels of the layers to keep, none for all. positions: labels of the positions
-    to keep (`prompt_last`, `answer_0`, ...), none for all. dtype: how activations are stored. blank: keep the readout
-    states and logits of the gray-image control too.
+    to keep (`prompt_last`, `answer_0`, ...), none for all. dtype: how activations are stored, one of STORED_DTYPES.
+    blank: keep the readout states and logits of the gray-image control too.
     """
 
     name: str

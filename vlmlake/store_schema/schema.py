@@ -10,6 +10,7 @@ from dataclasses import dataclass, fields
 from math import ceil, prod
 from typing import Literal
 
+import ml_dtypes
 import numpy as np
 
 FORMAT_VERSION = 1
@@ -19,7 +20,7 @@ CHUNK_BYTES = 128 * 1024
 TOKENS_A_CHUNK = 16
 ONCE_CHUNK_BYTES = 1024 * 1024
 
-STORED_DTYPES = ("float16", "float32")
+STORED_DTYPES = ("float16", "bfloat16", "float32")
 ROLES = ("system", "image", "question", "cue", "answer")
 """What a token is for; arrays hold the position in this tuple, -1 where there is no token."""
 SYSTEM, IMAGE, QUESTION, CUE, ANSWER = range(len(ROLES))
@@ -44,7 +45,7 @@ Dimension = Literal[
 BATCH_DIMENSIONS: tuple[Dimension, ...] = ("example", "prefix")
 """Axes along which a shard is one batch."""
 
-Kind = Literal["activation", "token_id", "role", "cell"]
+Kind = Literal["activation", "weight", "token_id", "role", "cell"]
 
 
 @dataclass(frozen=True)
@@ -108,6 +109,7 @@ class Layout:
 class ArraySpec:
     """One array of the format.
 
+    kind: what its values are; a `weight` is a share of attention, between 0 and 1.
     whole: dimensions that a chunk always holds whole; tokens: dimensions cut into pieces of at most TOKENS_A_CHUNK;
     grow: dimensions that a chunk takes in, in this order, while it stays below CHUNK_BYTES. All others have length 1.
     once: written with the run and shared by all batches. blocks_only: has no values at the layer `embed`.
@@ -125,11 +127,23 @@ class ArraySpec:
 
     def dtype(self, stored: str) -> np.dtype[np.generic]:
         """The dtype on disk, given the run's dtype for activations."""
-        return np.dtype({"activation": stored, "token_id": "int32", "role": "int8", "cell": "int16"}[self.kind])
+        names = {
+            "activation": stored,
+            "weight": weight_dtype(stored),
+            "token_id": "int32",
+            "role": "int8",
+            "cell": "int16",
+        }
+        name = names[self.kind]
+        return np.dtype(ml_dtypes.bfloat16 if name == "bfloat16" else name)
+
+    @property
+    def is_float(self) -> bool:
+        return self.kind in ("activation", "weight")
 
     @property
     def fill_value(self) -> float | int:
-        return float("nan") if self.kind == "activation" else -1
+        return float("nan") if self.is_float else -1
 
     def layout(self, extents: Extents, stored: str) -> Layout:
         """Shape, chunks and shards for a run of these extents whose activations are stored as `stored`."""
@@ -152,6 +166,13 @@ class ArraySpec:
         if dimension in self.whole:
             return length
         return _even_piece(length, at_most=TOKENS_A_CHUNK) if dimension in self.tokens else 1
+
+
+def weight_dtype(stored: str) -> str:
+    """The dtype of attention beside activations of a dtype: bfloat16 has range that no share needs, and float16's rows
+    sum eight times closer to 1.
+    """
+    return "float16" if stored == "bfloat16" else stored
 
 
 def _even_piece(length: int, at_most: int) -> int:
@@ -185,7 +206,7 @@ ARRAYS: tuple[ArraySpec, ...] = (
     ArraySpec(
         "attention",
         ("example", "layer", "head", "query", "key"),
-        "activation",
+        "weight",
         "attention pattern of the suffix's tokens over all keys: the prefix's, then the suffix's; no row for `embed`",
         whole=("key",),
         tokens=("query",),
@@ -236,7 +257,7 @@ ARRAYS: tuple[ArraySpec, ...] = (
     ArraySpec(
         "readout_attention",
         ("example", "layer", "head", "position", "prefix_token"),
-        "activation",
+        "weight",
         "attention pattern of prompt_last and the answer's tokens over the prefix, image tokens among it; none for "
         "`embed`",
         whole=("prefix_token",),
@@ -246,7 +267,7 @@ ARRAYS: tuple[ArraySpec, ...] = (
     ArraySpec(
         "prefix_attention",
         ("prefix", "layer", "head", "prefix_query", "key"),
-        "activation",
+        "weight",
         "attention pattern of the prefix's tokens over the prompt: over the prefix where it is shared, and over the "
         "suffix too where the family's prefix sees it",
         whole=("key",),
