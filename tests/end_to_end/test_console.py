@@ -5,6 +5,8 @@ from rich.console import Console
 
 from vlmlake import open_lake
 from vlmlake.console import print_results
+from vlmlake.console.extraction import print_outcome
+from vlmlake.ingest.extract import Outcome
 from vlmlake.store_schema.sizes import size_in_words
 
 
@@ -24,3 +26,11 @@ def test_results_fit_a_terminal_of_eighty_columns(lake_url):
 )
 def test_sizes_are_told_in_words(count, words):
     assert size_in_words(count) == words
+
+
+@pytest.mark.parametrize(("skipped", "words"), [(1, "1 example was left out"), (2, "2 examples were left out")])
+def test_examples_left_out_are_counted_in_words(skipped, words):
+    text = io.StringIO()
+    outcome = Outcome("run", examples=4, rows=4, computed=0, skipped=skipped, written=0, seconds=1.0, waited=0.0)
+    print_outcome(Console(file=text, width=120), outcome)
+    assert f"{words} for a broken image" in text.getvalue()
