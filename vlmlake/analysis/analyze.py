@@ -16,6 +16,7 @@ from vlmlake.analysis.labels import DEFAULT_RULE, require_rule
 from vlmlake.analysis.samples import joined
 from vlmlake.errors import VlmlakeError
 from vlmlake.store_schema import paths, tables
+from vlmlake.store_schema.index import refresh_index
 from vlmlake.store_schema.lake import open_lake
 
 
@@ -54,6 +55,7 @@ def analyze(
     if seed < 0:
         raise VlmlakeError(f"seed is {seed}, expected 0 or more")
     lake = open_lake(url, storage_options)
+    lake.storage.require_writable()
     runs = [lake.run(run)] if run else [lake.run(name) for name in lake.runs]
     if not runs:
         raise VlmlakeError(f"the lake at {url} has no runs to analyze; `vlmlake extract` writes one")
@@ -75,6 +77,7 @@ def analyze(
             rows = [{**row, "analysis": name, "code": CODE, "note": joined(row["note"], unfinished)} for row in found]
             lake.storage.write(paths.results(name, one.name, rule), tables.to_parquet(rows, tables.RESULTS))
             written += rows
+    refresh_index(lake.storage)
     table = pl.DataFrame(written, schema=list(tables.RESULTS.names), infer_schema_length=None)
     return Findings(table, tuple(refusals))
 

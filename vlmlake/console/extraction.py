@@ -43,7 +43,7 @@ def extract_with_progress(console: Console, job: Job) -> str:
         bar.update(task, completed=now.done, state=describe(now, begun[0]))
 
     try:
-        outcome = extract(job, report)
+        outcome = extract(job, report, tell=console.print)
     finally:
         if begun:
             bar.stop()
@@ -77,6 +77,8 @@ def print_outcome(console: Console, outcome: Outcome) -> None:
         )
     else:
         console.print(f"{outcome.run}: all {outcome.rows} questions are there, nothing to do")
+    if outcome.missing:
+        console.print(f"{outcome.missing} batches are left to other workers; the last to end finishes the run")
     twice = outcome.examples - outcome.rows
     if twice:
         console.print(f"{twice} of {outcome.examples} examples ask what another asks of the same image: computed once")

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from vlmlake.errors import VlmlakeError
-from vlmlake.ingest.datasets import Example, ImageFacts, ImageSource, load_dataset, survey_images
+from vlmlake.ingest.datasets import Example, ImageFacts, ImageSource, load_dataset
 from vlmlake.ingest.families import Family, load_family
 from vlmlake.ingest.job import Job
-from vlmlake.ingest.work import Work, plan_work
+from vlmlake.ingest.work import Work, plan_work, survey_job
 from vlmlake.store_schema.budget import Budget
 from vlmlake.store_schema.storage import Storage
 
@@ -57,7 +57,7 @@ def forecast(job: Job, image_size: tuple[int, int] | None = None) -> Forecast:
 
 def _looked_at(job: Job) -> tuple[tuple[Example, ...], Mapping[ImageSource, ImageFacts]]:
     try:
-        survey = survey_images(load_dataset(job.datasets, job.images, job.columns), job.skip_bad)
+        survey = survey_job(job)
     except VlmlakeError as error:
         raise VlmlakeError(
             f"{error}. This model makes as many tokens of an image as its size asks for: --image-size 640x480 plans "
@@ -67,7 +67,7 @@ def _looked_at(job: Job) -> tuple[tuple[Example, ...], Mapping[ImageSource, Imag
 
 
 def _by_name(job: Job, size: tuple[int, int]) -> tuple[tuple[Example, ...], Mapping[ImageSource, ImageFacts]]:
-    examples = tuple(load_dataset(job.datasets, job.images or UNOPENED, job.columns))
+    examples = tuple(load_dataset(job.datasets, job.images or UNOPENED, job.columns, job.storage_options))
     return examples, {example.source: ImageFacts(example.source.name, *size) for example in examples}
 
 

@@ -10,6 +10,7 @@ from vlmlake.errors import VlmlakeError
 from vlmlake.ingest.decoding import Decoding
 from vlmlake.ingest.model_source import ModelSource
 from vlmlake.store_schema.capture_plan import CapturePlan, read_plan
+from vlmlake.store_schema.workers import Worker
 
 
 @dataclass(frozen=True)
@@ -19,7 +20,8 @@ class Job:
     datasets: specs as KIND:WHAT, all in one run; images: the folder that their paths are relative to; columns: what a
     table's columns are called. plan: what to keep. batch_size: questions computed and committed together. share_prefix:
     compute what lies before the question once per image, where the family is causal. skip_bad: leave out examples whose
-    image is broken, and say so in the table `skipped`.
+    image is broken, and say so in the table `skipped`. worker: which of how many share the run's batches.
+    storage_options: for the file system of the lake, and of data at URLs of the same protocol.
     """
 
     model: ModelSource
@@ -32,7 +34,8 @@ class Job:
     batch_size: int = 32
     share_prefix: bool = True
     skip_bad: bool = False
-    storage_options: Mapping[str, Any] | None = None
+    worker: Worker = field(default_factory=Worker)
+    storage_options: Mapping[str, Any] | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         if not self.datasets:

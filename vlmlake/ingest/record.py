@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from importlib.metadata import version
@@ -17,6 +18,7 @@ from vlmlake.ingest.datasets.image_source import ImageSource
 from vlmlake.ingest.datasets.survey import ImageFacts
 from vlmlake.ingest.families import Family
 from vlmlake.ingest.job import Job
+from vlmlake.store_schema.retries import without_credentials
 from vlmlake.store_schema.run_record import RunRecord
 from vlmlake.store_schema.schema import FORMAT_VERSION, Extents
 
@@ -33,7 +35,10 @@ CHANGING_GREEDY = (
     "min_new_tokens",
     "num_beams",
 )
-RECORDED_PACKAGES = ("vlmlake", "torch", "transformers", "tokenizers", "numpy", "zarr", "pillow")
+UNUSUAL = re.compile(r"[^A-Za-z0-9_.+-]")
+"""What no run's name holds (store_schema/index.py)."""
+
+RECORDED_PACKAGES = ("vlmlake", "torch", "transformers", "tokenizers", "numpy", "ml_dtypes", "pillow")
 
 
 def run_record(
@@ -73,7 +78,7 @@ def run_record(
         "attention": job.model.attention,
     }
     return RunRecord(
-        model=model["name"],
+        model=UNUSUAL.sub("-", model["name"]).lstrip("-.") or "model",
         identity=json.loads(json.dumps(identity)),
         examples=len(examples),
         rows=rows,
@@ -86,8 +91,8 @@ def run_record(
         versions={
             "python": platform.python_version(),
             "device": str(family.device),
-            "model": job.model.name,
-            "dataset": list(job.datasets),
+            "model": without_credentials(job.model.name),
+            "dataset": [without_credentials(spec) for spec in job.datasets],
             **{name: version(name) for name in RECORDED_PACKAGES},
         },
     )

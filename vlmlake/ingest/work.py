@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from vlmlake.ingest.capture import Wanted
-from vlmlake.ingest.datasets import Example
+from vlmlake.ingest.datasets import Example, load_dataset
 from vlmlake.ingest.datasets.image_source import ImageSource
-from vlmlake.ingest.datasets.survey import ImageFacts
+from vlmlake.ingest.datasets.survey import ImageFacts, Survey, survey_images
 from vlmlake.ingest.families import Family
 from vlmlake.ingest.items import Item, distinct_items
 from vlmlake.ingest.job import Job
@@ -37,10 +37,21 @@ class Work:
     def lengths(self) -> list[Lengths]:
         return [item.lengths for item in self.items]
 
-    def budget(self, numbers: Sequence[int] | None = None) -> Budget:
-        """What the run takes; given numbers of batches, what those take."""
+    def budget(self, numbers: Sequence[int] | None = None, begun: bool = False) -> Budget:
+        """What the run takes; given numbers of batches, what those take. begun: without what the run shares, which is
+        there.
+        """
         batches = self.batches if numbers is None else [self.batches[number] for number in numbers]
-        return estimate(self.record, batches, self.lengths, self.sees_suffix)
+        arrays = tuple(spec.name for spec in self.record.specs if not (begun and spec.once))
+        return estimate(replace(self.record, arrays=arrays), batches, self.lengths, self.sees_suffix)
+
+
+def survey_job(job: Job) -> Survey:
+    """The job's examples and what their images are. Raises VlmlakeError for bad rows, and for broken images unless the
+    job skips them.
+    """
+    examples = load_dataset(job.datasets, job.images, job.columns, job.storage_options)
+    return survey_images(examples, job.skip_bad)
 
 
 def plan_work(

@@ -1,4 +1,4 @@
-"""A run's Zarr group: allocate it once, write one batch's shards, open it for reading."""
+"""Writing a run's arrays: those that it shares, once; one batch's shards, each whole."""
 
 from __future__ import annotations
 
@@ -6,80 +6,31 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import zarr
-from zarr.codecs import ZstdCodec
-from zarr.errors import GroupNotFoundError
 
 from vlmlake.errors import VlmlakeError
 from vlmlake.store_schema import paths
+from vlmlake.store_schema.commit import ShardFacts
+from vlmlake.store_schema.metadata import SEPARATOR
 from vlmlake.store_schema.run_record import RunRecord
-from vlmlake.store_schema.schema import ONCE_ARRAYS, ROLES, ArraySpec, Layout
+from vlmlake.store_schema.schema import ONCE_ARRAYS, ArraySpec
+from vlmlake.store_schema.shard_reader import ShardFormat
 from vlmlake.store_schema.shards import encode_shard, largest_magnitude
 from vlmlake.store_schema.storage import Storage
 
 FLOAT16_LARGEST = 65504.0
-COMPRESSION_LEVEL = -1
 
 Arrays = Mapping[str, np.ndarray]
 """Values by the name of their array."""
 
 
-def allocate(storage: Storage, record: RunRecord) -> zarr.Group:
-    """Make every array of the run at its planned size; arrays that a killed run left are kept as they are.
-
-    Raises VlmlakeError if one of those has another layout than planned.
-    """
-    group = zarr.open_group(storage.zarr_store(paths.arrays(record.name), read_only=False), mode="a", zarr_format=3)
-    group.attrs.update({"layers": record.layers, "positions": record.positions, "roles": ROLES})
-    for spec in record.specs:
-        layout = spec.layout(record.extents, record.stored_dtype)
-        if spec.name in group:
-            _require_layout(_array(group, spec), spec, layout, record)
-            continue
-        group.create_array(
-            spec.name,
-            shape=layout.shape,
-            chunks=layout.chunks,
-            shards=layout.shards,
-            dtype=spec.dtype(record.stored_dtype),
-            fill_value=spec.fill_value,
-            compressors=ZstdCodec(level=COMPRESSION_LEVEL),
-            dimension_names=spec.dimensions,
-            attributes={"description": spec.description},
-            config={"write_empty_chunks": False},
-        )
-    return group
-
-
-def open_arrays(storage: Storage, record: RunRecord) -> Mapping[str, zarr.Array[Any]]:
-    """All arrays of a run by name, for reading, their metadata read.
-
-    Raises VlmlakeError if its folder or an array is missing or its metadata damaged.
-    """
-    run = record.name
-    store = storage.zarr_store(paths.arrays(run), read_only=True)
-    try:
-        group = zarr.open_group(store, mode="r", zarr_format=3, use_consolidated=False)
-        arrays = {spec.name: _array(group, spec) for spec in record.specs if spec.name in group}
-    except (FileNotFoundError, GroupNotFoundError) as error:
-        raise VlmlakeError(f"run {run} of {storage.url} has no arrays: expected {paths.arrays(run)}") from error
-    except ValueError as error:
-        raise VlmlakeError(f"the metadata in {paths.arrays(run)} of {storage.url} is damaged: {error}") from error
-    missing = [spec.name for spec in record.specs if spec.name not in arrays]
-    if missing:
-        raise VlmlakeError(f"run {run} of {storage.url} lacks the arrays {', '.join(missing)}")
-    return arrays
-
-
-def write_once(group: zarr.Group, arrays: Arrays) -> None:
-    """Write the arrays that the whole run shares, each in full."""
+def write_once(storage: Storage, record: RunRecord, arrays: Arrays) -> None:
+    """Put the arrays that the whole run shares. Raises VlmlakeError if a value does not fit the stored dtype."""
     for spec in ONCE_ARRAYS:
-        target = _array(group, spec)
-        target[...] = _stored(spec, arrays[spec.name], target.dtype, "the whole run")
+        _put(storage, record, spec, 0, arrays[spec.name], "the whole run")
 
 
-def write_batch(storage: Storage, record: RunRecord, number: int, arrays: Arrays) -> tuple[dict[str, float], int]:
-    """Put one batch's shards, each whole; returns the largest |x| of every array of floats, and the bytes written.
+def write_batch(storage: Storage, record: RunRecord, number: int, arrays: Arrays) -> dict[str, ShardFacts]:
+    """Put one batch's shards, each whole; says of each what it is.
 
     arrays: every array of the record's batch_specs by name, with at most the planned length on each axis: a batch
     brings its own longest length, and what lies beyond stays unwritten. A shard that an interrupted writer left is
@@ -87,48 +38,38 @@ def write_batch(storage: Storage, record: RunRecord, number: int, arrays: Arrays
 
     Raises VlmlakeError if a value does not fit the stored dtype, before anything of that array is written.
     """
-    largest, written = {}, 0
-    for spec, path in zip(record.batch_specs, shard_files(record, number), strict=True):
-        values, layout = arrays[spec.name], spec.layout(record.extents, record.stored_dtype)
-        planned = tuple(record.extents.shard(dimension) for dimension in spec.dimensions)
-        if values.ndim != len(planned) or any(
-            given > there for given, there in zip(values.shape, planned, strict=True)
-        ):
-            raise ValueError(f"{spec.name} of batch {number} has shape {values.shape}, the plan has {planned}")
-        stored = _stored(spec, values, spec.dtype(record.stored_dtype), f"batch {number}")
-        shard = encode_shard(stored, layout.shards, layout.chunks, spec.fill_value, COMPRESSION_LEVEL)
-        _require_finite(spec, shard.largest, stored.dtype, f"batch {number}")
-        storage.write(path, shard.parts)
-        largest[spec.name] = shard.largest
-        written += sum(len(part) for part in shard.parts)
-    return {spec.name: largest[spec.name] for spec in record.batch_specs if spec.is_float}, written
+    where = f"batch {number}"
+    return {spec.name: _put(storage, record, spec, number, arrays[spec.name], where) for spec in record.batch_specs}
 
 
-def shard_files(record: RunRecord, number: int) -> list[str]:
-    """Paths of one batch's shards, in the order of the record's batch_specs."""
-    return [
-        "/".join([paths.arrays(record.name), spec.name, "c", str(number), *("0" for _ in spec.dimensions[1:])])
-        for spec in record.batch_specs
-    ]
+def shard_file(record: RunRecord, spec: ArraySpec, number: int) -> str:
+    """Path of one batch's shard; of an array that the run shares, number 0 is all of it."""
+    name = SEPARATOR.join(["c", str(number), *("0" for _ in spec.dimensions[1:])])
+    return f"{paths.arrays(record.name)}/{spec.name}/{name}"
 
 
-def _require_layout(array: zarr.Array[Any], spec: ArraySpec, layout: Layout, record: RunRecord) -> None:
-    there = (array.shape, array.chunks, array.shards, array.dtype)
-    planned = (layout.shape, layout.chunks, layout.shards, spec.dtype(record.stored_dtype))
-    if there != planned:
-        raise VlmlakeError(
-            f"{spec.name} of the unfinished run {record.name} has (shape, chunks, shards, dtype) {there}, planned is "
-            f"{planned}: remove {paths.arrays(record.name)} and run again"
-        )
+def shard_format(record: RunRecord, spec: ArraySpec) -> ShardFormat:
+    """How the shards of an array are laid out."""
+    layout = spec.layout(record.extents, record.stored_dtype)
+    return ShardFormat(layout.shards, layout.chunks, spec.dtype(record.stored_dtype), spec.fill_value)
 
 
-def _array(group: zarr.Group, spec: ArraySpec) -> zarr.Array[Any]:
-    member = group[spec.name]
-    assert isinstance(member, zarr.Array)
-    return member
+def _put(
+    storage: Storage, record: RunRecord, spec: ArraySpec, number: int, values: np.ndarray, where: str
+) -> ShardFacts:
+    planned = tuple(record.extents.shard(dimension) for dimension in spec.dimensions)
+    if values.ndim != len(planned) or any(given > there for given, there in zip(values.shape, planned, strict=True)):
+        raise ValueError(f"{spec.name} of {where} has shape {values.shape}, the plan has {planned}")
+    form = shard_format(record, spec)
+    stored = _stored(spec, values, form.dtype, where)
+    split = spec.dimensions.index("layer") if "layer" in spec.dimensions else None
+    shard = encode_shard(stored, form.shape, form.chunks, spec.fill_value, split)
+    _require_finite(spec, max(shard.largest), form.dtype, where)
+    storage.write(shard_file(record, spec, number), shard.parts)
+    return ShardFacts(shard.bytes, shard.crc32c, shard.largest)
 
 
-def _stored(spec: ArraySpec, values: np.ndarray, dtype: np.dtype, where: str) -> np.ndarray:
+def _stored(spec: ArraySpec, values: np.ndarray, dtype: np.dtype[Any], where: str) -> np.ndarray:
     """The values in the dtype of the store. Raises VlmlakeError where one is beyond it."""
     if values.dtype == dtype:
         return values
@@ -136,10 +77,10 @@ def _stored(spec: ArraySpec, values: np.ndarray, dtype: np.dtype, where: str) ->
     return values.astype(dtype)
 
 
-def _require_finite(spec: ArraySpec, largest: float, dtype: np.dtype, where: str) -> None:
+def _require_finite(spec: ArraySpec, largest: float, dtype: np.dtype[Any], where: str) -> None:
     if dtype == np.float16 and largest > FLOAT16_LARGEST:
         size = "" if np.isinf(largest) else f" of size {largest:.6g}"
         raise VlmlakeError(
             f"{spec.name} of {where} holds a value{size} beyond float16, which ends at {FLOAT16_LARGEST:g}: run again "
-            "with --dtype float32"
+            "with --dtype bfloat16 or float32"
         )

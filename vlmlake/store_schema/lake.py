@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import polars as pl
-import pyarrow.dataset as pads
+import pyarrow as pa
 import xarray as xr
 
 from vlmlake.errors import UnknownNameError, VlmlakeError
 from vlmlake.store_schema import paths, tables
+from vlmlake.store_schema.index import Index, listed_index, written_index
 from vlmlake.store_schema.run import Run
 from vlmlake.store_schema.run_record import read_record
 from vlmlake.store_schema.schema import FORMAT_VERSION
@@ -25,11 +26,16 @@ TABLES = ("examples", "answers", "samples", "skipped", "results")
 def open_lake(url: str, storage_options: Mapping[str, Any] | None = None) -> Lake:
     """Open the lake at `url` for reading.
 
-    url: a local folder or any URL that fsspec knows; storage_options: handed to its file system.
+    url: a local folder or any URL that fsspec knows; at http and https, finished runs are there. storage_options: for
+    its file system.
 
-    Raises VlmlakeError if there is no lake, or if a newer vlmlake wrote it.
+    Raises VlmlakeError if there is no lake, or if another version's vlmlake wrote it.
     """
-    storage = Storage.at(url, storage_options)
+    return _opened(Storage.at(url, storage_options))
+
+
+def _opened(storage: Storage) -> Lake:
+    url = storage.url
     try:
         header = json.loads(storage.read(paths.LAKE))
     except (FileNotFoundError, NotADirectoryError) as error:
@@ -41,23 +47,29 @@ def open_lake(url: str, storage_options: Mapping[str, Any] | None = None) -> Lak
         raise VlmlakeError(f"{paths.LAKE} of {url} names no format_version: is this a lake?")
     if written > FORMAT_VERSION:
         raise VlmlakeError(
-            f"the lake at {url} has format {written}, this vlmlake reads up to {FORMAT_VERSION}: upgrade vlmlake"
+            f"the lake at {url} has format {written}, this vlmlake reads {FORMAT_VERSION}: "
+            "pip install --upgrade vlmlake"
+        )
+    if written < FORMAT_VERSION:
+        raise VlmlakeError(
+            f"the lake at {url} has format {written}, from before the first release; this vlmlake reads "
+            f"{FORMAT_VERSION}: extract again, to another place"
         )
     return Lake(storage)
 
 
 def refuse_foreign_lake(url: str, storage_options: Mapping[str, Any] | None = None) -> None:
     """Raises VlmlakeError if there is a lake at `url` that this version cannot write to; nothing there is fine."""
-    if Storage.at(url, storage_options).exists(paths.LAKE):
-        open_lake(url, storage_options)
+    storage = Storage.at(url, storage_options)
+    if storage.exists(paths.LAKE):
+        _opened(storage)
 
 
 def create_lake(url: str, storage_options: Mapping[str, Any] | None = None) -> Lake:
     """Open the lake at `url`, making an empty one first where there is none."""
     storage = Storage.at(url, storage_options)
-    if not storage.exists(paths.LAKE):
-        storage.write(paths.LAKE, json.dumps({"format_version": FORMAT_VERSION}).encode() + b"\n")
-    return open_lake(url, storage_options)
+    storage.create(paths.LAKE, json.dumps({"format_version": FORMAT_VERSION}).encode() + b"\n")
+    return _opened(storage)
 
 
 @dataclass(frozen=True)
@@ -72,9 +84,12 @@ class Lake(Mapping[str, xr.Dataset]):
 
     @property
     def runs(self) -> tuple[str, ...]:
-        """Names of all runs, sorted."""
-        names = self.storage.names(paths.RUNS)
-        return tuple(name for name in names if self.storage.exists(paths.run_record(name)))
+        """Names of all runs, sorted; of the finished ones where the storage lists nothing."""
+        return self.index().runs
+
+    def index(self) -> Index:
+        """What is there now."""
+        return listed_index(self.storage) if self.storage.listable else written_index(self.storage)
 
     def run(self, name: str) -> Run:
         """One run by its name or its model's short name. Raises UnknownNameError if none or several fit."""
@@ -101,38 +116,27 @@ class Lake(Mapping[str, xr.Dataset]):
         """All runs as one DataTree, a node per run."""
         return xr.DataTree.from_dict({name: self[name] for name in self.runs})
 
-    def arrow(self, table: str) -> pads.Dataset:
-        """One of TABLES, all runs together, as a lazy Arrow dataset; only committed rows are there.
+    def arrow(self, table: str) -> pa.Table:
+        """One of TABLES, all runs together, as Arrow has it; only visible rows are there.
 
         `batches` holds the samples of each example as a list; `table` has them as rows.
 
         Raises VlmlakeError if there is no such table.
         """
         if table == "results":
-            return tables.scan(self.storage, self._result_files(), tables.RESULTS)
+            return tables.read(self.storage, self.index().results, tables.RESULTS)
         if table == "skipped":
-            files = [path for path in map(paths.skipped, self.runs) if self.storage.exists(path)]
-            return tables.scan(self.storage, files, tables.SKIPPED)
+            return pa.concat_tables(
+                [tables.SKIPPED.empty_table(), *(self.run(name).skipped_rows() for name in self.runs)]
+            )
         batch_tables = {"examples": tables.EXAMPLES, "answers": tables.ANSWERS, "batches": tables.BATCH}
         if table not in batch_tables:
             raise VlmlakeError(f"no table named {table}: there are {', '.join(TABLES)}; samples lie within batches")
-        files = [path for name in self.runs for path in self.run(name).batch_files()]
-        return tables.scan(self.storage, files, batch_tables[table])
+        rows = pa.concat_tables([tables.BATCH.empty_table(), *(self.run(name).rows() for name in self.runs)])
+        return rows.select(batch_tables[table].names)
 
     def table(self, name: str) -> pl.DataFrame:
         """One of TABLES, all runs together, in memory. Raises VlmlakeError if there is no such table."""
         if name == "samples":
             return tables.sample_rows(tables.frame(self.arrow("batches")))
         return tables.frame(self.arrow(name))
-
-    def _result_files(self) -> list[str]:
-        files = []
-        for analysis in self.storage.names(paths.RESULTS):
-            for run in self.storage.names(f"{paths.RESULTS}/{analysis}"):
-                folder = f"{paths.RESULTS}/{analysis}/{run}"
-                files += [f"{folder}/{name}" for name in self.storage.names(folder) if _is_table(name)]
-        return files
-
-
-def _is_table(name: str) -> bool:
-    return name.endswith(".parquet") and not name.startswith(".")

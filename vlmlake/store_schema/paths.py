@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 LAKE = "lake.json"
+INDEX = "index.json"
+"""Names of the finished runs and of the results, for readers that cannot list folders."""
 RUNS = "runs"
 RESULTS = "results"
 
@@ -35,6 +37,16 @@ def batches(run: str) -> str:
 def batch(run: str, number: int) -> str:
     """The commit of one batch: its examples are visible if and only if this file exists."""
     return f"{batches(run)}/{number:06d}.parquet"
+
+
+def batch_list(run: str) -> str:
+    """All commits of a finished run in one file: it is there if and only if the run is finished."""
+    return f"{RUNS}/{run}/batches.parquet"
+
+
+def workers(run: str) -> str:
+    """The folder of the notes in which the writers of a run say how far they are."""
+    return f"{RUNS}/{run}/workers"
 
 
 def results(analysis: str, run: str, rule: str) -> str:

@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 import polars as pl
+import pyarrow as pa
 import xarray as xr
 
 from vlmlake.errors import UnknownNameError
 from vlmlake.store_schema import paths, tables
-from vlmlake.store_schema.arrays import open_arrays
-from vlmlake.store_schema.commits import committed_batches
+from vlmlake.store_schema.arrays import shard_file
+from vlmlake.store_schema.commit import Commit
+from vlmlake.store_schema.commits import visible
+from vlmlake.store_schema.lazy_array import lazy_array
 from vlmlake.store_schema.run_record import RunRecord
 from vlmlake.store_schema.schema import ROLES
 from vlmlake.store_schema.storage import Storage
-
-WHOLE_DIMENSIONS = ("head", "token", "prefix_token", "query", "prefix_query", "key", "hidden", "vocab")
-"""Axes that a Dask chunk holds whole: one task reads one layer or position of one batch."""
+from vlmlake.store_schema.stored_array import StoredArray
 
 EXAMPLE_COORDINATES = (
     "dataset",
@@ -52,68 +54,78 @@ class Run:
 
     @property
     def batches_done(self) -> int:
-        """How many of `record.extents.batches` are committed."""
-        return len(committed_batches(self.storage, self.record))
+        """How many of `record.extents.batches` are visible."""
+        return len(visible(self.storage, self.record))
 
-    def batch_files(self) -> list[str]:
-        """Paths of the commits, one Parquet file per committed batch."""
-        return [paths.batch(self.name, number) for number in committed_batches(self.storage, self.record)]
+    def rows(self) -> pa.Table:
+        """The visible rows of tables.BATCH, in the order of the batches."""
+        return _rows_of(visible(self.storage, self.record))
 
     def examples(self) -> pl.DataFrame:
-        """One row per committed example with the columns of both tables, examples and answers, in row order."""
-        return tables.frame(tables.scan(self.storage, self.batch_files(), tables.EXAMPLE_ROWS)).sort("row", "example")
+        """One row per visible example with the columns of both tables, examples and answers, in row order."""
+        return _examples(self.rows())
 
     def samples(self) -> pl.DataFrame:
-        """One row per committed example and sampled answer, with the columns of tables.SAMPLES."""
-        return tables.frame(tables.scan(self.storage, self.batch_files(), tables.BATCH)).pipe(tables.sample_rows)
+        """One row per visible example and sampled answer, with the columns of tables.SAMPLES."""
+        return tables.sample_rows(tables.frame(self.rows()))
 
     def skipped(self) -> pl.DataFrame:
         """One row per example that `--skip-bad` left out, with the columns of tables.SKIPPED."""
+        return tables.frame(self.skipped_rows())
+
+    def skipped_rows(self) -> pa.Table:
+        """The same as Arrow has it."""
         there = [path for path in (paths.skipped(self.name),) if self.storage.exists(path)]
-        return tables.frame(tables.scan(self.storage, there, tables.SKIPPED))
+        return tables.read(self.storage, there, tables.SKIPPED)
+
+    def largest(self) -> pl.DataFrame:
+        """The largest |x| that was stored: array, layer (null where the array has none), largest, over the visible
+        batches.
+        """
+        rows = []
+        for spec in (spec for spec in self.record.batch_specs if spec.is_float):
+            told = [commit.shards[spec.name].largest for commit in visible(self.storage, self.record).values()]
+            layers = self.record.layers if "layer" in spec.dimensions else (None,)
+            for layer, values in zip(layers, zip(*told, strict=True), strict=False):
+                rows.append({"array": spec.name, "layer": layer, "largest": max(values)})
+        return pl.DataFrame(rows, schema={"array": pl.String, "layer": pl.String, "largest": pl.Float64})
 
     @cached_property
     def vocabulary(self) -> tuple[str, ...]:
         """The text of every token id."""
-        return tuple(tables.frame(tables.scan(self.storage, [paths.vocabulary(self.name)], tables.VOCABULARY))["text"])
+        words = tables.read(self.storage, [paths.vocabulary(self.name)], tables.VOCABULARY)
+        return tuple(words["text"].to_pylist())
 
     def dataset(self, raw: bool = False) -> xr.Dataset:
-        """The committed examples as a lazy Dataset over Dask; nothing but the tables is read now.
+        """The visible examples as a lazy Dataset over Dask; nothing but the tables is read now.
 
         Dimensions carry labels: `example` (its id), `layer` (`embed`, `block_0`, ...), `position` (`prompt_last`,
         `answer_0`, ...), `prefix` (a number; the coordinate `prefix_of` of an example says which one it continues).
-        Floats are float32 unless `raw`, then as stored; NaN (-1 for integers) marks padding.
+        Floats are float32 unless `raw`, then as stored; NaN (-1 for integers) marks padding. The Dataset can be sent to
+        other processes, which read for themselves.
         """
-        extents = self.record.extents
-        examples = self.examples()
-        open_arrays(self.storage, self.record)  # xarray would open a run that lacks arrays without a word
-        arrays = xr.open_zarr(
-            self.storage.zarr_store(paths.arrays(self.name), read_only=True),
-            consolidated=False,
-            mask_and_scale=False,
-            chunks={
-                **dict.fromkeys(WHOLE_DIMENSIONS, -1),
-                "example": extents.example_rows,
-                "prefix": extents.prefix_rows,
-                "layer": 1,
-                "position": 1,
-            },
-        )
-        arrays = arrays[list(self.record.arrays)]
+        commits = visible(self.storage, self.record)
+        examples = _examples(_rows_of(commits))
         prefixes = np.unique(examples["prefix"].to_numpy())
-        arrays = _rows(arrays, "example", examples["row"].to_numpy())
-        arrays = _rows(arrays, "prefix", prefixes)
-        if not raw:
-            arrays = arrays.map(_as_float32, keep_attrs=True)
+        rows = {"example": examples["row"].to_numpy(), "prefix": prefixes}
+        arrays = {}
+        for spec in self.record.specs:
+            shards = {} if spec.once else {number: commit.shards[spec.name] for number, commit in commits.items()}
+            stored = StoredArray(self.storage, self.record, spec, rows.get(spec.dimensions[0]), shards, raw)
+            arrays[spec.name] = xr.Variable(spec.dimensions, lazy_array(stored), {"description": spec.description})
         columns: dict[str, Any] = {name: ("example", examples[name].to_numpy()) for name in EXAMPLE_COORDINATES}
-        return arrays.assign_coords(
-            example=("example", examples["example"].to_numpy()),
-            prefix=("prefix", prefixes),
-            prefix_of=("example", examples["prefix"].to_numpy()),
-            layer=("layer", list(self.record.layers)),
-            position=("position", list(self.record.positions)),
-            **columns,
-        ).assign_attrs(run=self.name, model=self.record.model, lake=self.storage.url)
+        return xr.Dataset(
+            arrays,
+            coords={
+                "example": ("example", examples["example"].to_numpy()),
+                "prefix": ("prefix", prefixes),
+                "prefix_of": ("example", examples["prefix"].to_numpy()),
+                "layer": ("layer", list(self.record.layers)),
+                "position": ("position", list(self.record.positions)),
+                **columns,
+            },
+            attrs={"run": self.name, "model": self.record.model, "lake": self.storage.url},
+        )
 
     def tokens(self, example: str) -> pl.DataFrame:
         """Every token of one example, prefix first: position, id, text, role, image_row, image_column.
@@ -146,16 +158,19 @@ class Run:
         return frame.with_columns(pl.when(pl.col(name) >= 0).then(pl.col(name)).alias(name) for name in cells)
 
     def array_bytes(self) -> dict[str, int]:
-        """Bytes on disk of every array."""
-        return {spec.name: self.storage.size(f"{paths.arrays(self.name)}/{spec.name}") for spec in self.record.specs}
+        """Bytes of every array: of its visible shards; of an array that the run shares, its file."""
+        commits = visible(self.storage, self.record).values()
+        return {
+            spec.name: self.storage.length(shard_file(self.record, spec, 0))
+            if spec.once
+            else sum(commit.shards[spec.name].bytes for commit in commits)
+            for spec in self.record.specs
+        }
 
 
-def _rows(arrays: xr.Dataset, dimension: str, rows: np.ndarray) -> xr.Dataset:
-    """The given rows of an axis; the axis as it is where that is all of it."""
-    if np.array_equal(rows, np.arange(arrays.sizes[dimension])):
-        return arrays
-    return arrays.isel({dimension: rows})
+def _rows_of(commits: Mapping[int, Commit]) -> pa.Table:
+    return pa.concat_tables([tables.BATCH.empty_table(), *(commit.rows for commit in commits.values())])
 
 
-def _as_float32(array: xr.DataArray) -> xr.DataArray:
-    return array.astype(np.float32) if array.dtype.kind == "f" else array
+def _examples(rows: pa.Table) -> pl.DataFrame:
+    return tables.frame(rows.select(tables.EXAMPLE_ROWS.names)).sort("row", "example")

@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from vlmlake.errors import VlmlakeError
-from vlmlake.store_schema import paths
+from vlmlake.errors import DamagedError
+from vlmlake.store_schema import paths, seals
 from vlmlake.store_schema.schema import ARRAYS, ArraySpec, Extents
 from vlmlake.store_schema.storage import Storage
 
@@ -55,25 +55,34 @@ class RunRecord:
         return tuple(spec for spec in self.specs if not spec.once)
 
     def to_json(self) -> bytes:
-        return json.dumps(asdict(self), indent=2, sort_keys=True).encode() + b"\n"
+        """The record, sealed."""
+        return seals.sealed(
+            json.dumps({**asdict(self), seals.KEY: seals.BLANK}, indent=2, sort_keys=True).encode() + b"\n"
+        )
 
     @classmethod
     def from_json(cls, text: bytes) -> RunRecord:
         """Raises ValueError, TypeError or KeyError if `text` is not what `to_json` writes."""
+        if not seals.is_whole(text):
+            raise ValueError("its checksum does not hold")
         fields = json.loads(text)
+        del fields[seals.KEY]
         labels = {name: tuple(fields[name]) for name in ("arrays", "layers", "positions")}
         return cls(**{**fields, **labels, "extents": Extents(**fields["extents"])})
 
 
 def read_record(storage: Storage, run: str) -> RunRecord:
-    """The record of a run that is there. Raises VlmlakeError if it is damaged."""
+    """The record of a run that is there. Raises DamagedError if it is damaged or another run's."""
+    where = f"{paths.run_record(run)} of {storage.url}"
     try:
-        return RunRecord.from_json(storage.read(paths.run_record(run)))
+        record = RunRecord.from_json(storage.read(paths.run_record(run)))
     except (ValueError, TypeError, KeyError) as error:
-        raise VlmlakeError(
-            f"{paths.run_record(run)} of {storage.url} is damaged ({type(error).__name__}: {error}): "
-            "expected what vlmlake extract writes"
+        raise DamagedError(
+            f"{where} is damaged ({type(error).__name__}: {error}): expected what vlmlake extract writes"
         ) from error
+    if record.name != run:
+        raise DamagedError(f"{where} is that of the run {record.name}")
+    return record
 
 
 def fingerprint(value: object) -> str:

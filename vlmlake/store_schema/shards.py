@@ -1,8 +1,9 @@
 """One batch's part of an array as the bytes of one Zarr v3 shard, so that it reaches the store in a single put.
 
 The layout is that of Zarr's `sharding_indexed` codec (zarr-specs, codecs/sharding-indexed): encoded chunks one after
-the other, then an index of (offset, length) per chunk as little-endian uint64, then its CRC-32C. zarr-python reads it;
-writing through it costs a task and a comparison with the fill value per chunk, four times the compression itself.
+the other, each zstd with a CRC-32C behind it, then an index of (offset, length) per chunk as little-endian uint64, then
+its CRC-32C. zarr-python reads it; writing through it costs a task and a comparison with the fill value per chunk, four
+times the compression itself.
 """
 
 from __future__ import annotations
@@ -19,28 +20,49 @@ import numcodecs
 import numpy as np
 
 MISSING = 2**64 - 1
+CHECKSUM_BYTES = 4
+COMPRESSION_LEVEL = -1
 THREADS = max(1, min(8, (os.cpu_count() or 1) // 2))
 """Of the encoder; compression runs beside the model, which keeps the other half of the cores."""
 
 
 @dataclass(frozen=True)
 class Shard:
-    """parts: its bytes, in order. largest: the largest |x| of a float array, infinity where a value overflowed."""
+    """parts: its bytes, in order. largest: the largest |x| of a float array, infinity where a value overflowed: one per
+    slice along the split axis, one for all where there is none.
+    """
 
     parts: Sequence[bytes]
-    largest: float
+    largest: tuple[float, ...]
+
+    @property
+    def bytes(self) -> int:
+        return sum(len(part) for part in self.parts)
+
+    @property
+    def crc32c(self) -> int:
+        """CRC-32C of all its bytes."""
+        checksum = 0
+        for part in self.parts:
+            checksum = google_crc32c.extend(checksum, part)
+        return checksum
 
 
 def encode_shard(
-    values: np.ndarray, shape: Sequence[int], chunks: Sequence[int], fill_value: float | int, level: int
+    values: np.ndarray,
+    shape: Sequence[int],
+    chunks: Sequence[int],
+    fill_value: float | int,
+    split: int | None = None,
 ) -> Shard:
     """values: what is there, in the dtype of the array, from the shard's first corner on. shape, chunks: of the whole
-    shard, which chunks divide. level: zstd's. Chunks of nothing but the fill value are left out.
+    shard, which chunks divide. Chunks of nothing but the fill value are left out. split: an axis of chunk length 1 that
+    the largest |x| is told apart by.
     """
     grid = [whole // piece for whole, piece in zip(shape, chunks, strict=True)]
     touched = [-(-there // piece) for there, piece in zip(values.shape, chunks, strict=True)]
     places = list(product(*(range(count) for count in touched)))
-    encoder = _Encoder(values, tuple(chunks), fill_value, level)
+    encoder = _Encoder(values, tuple(chunks), fill_value)
     share = -(-len(places) // THREADS) or 1
     parts = [places[start : start + share] for start in range(0, len(places), share)]
     if len(parts) > 1:
@@ -49,15 +71,17 @@ def encode_shard(
     else:
         encoded = [piece for part in parts for piece in encoder(part)]
     index = np.full((*grid, 2), MISSING, "<u8")
-    offset, largest, contents = 0, 0.0, []
+    offset, contents = 0, []
+    largest = [0.0] * (1 if split is None else shape[split])
     for place, content, magnitude in encoded:
-        largest = max(largest, magnitude)
+        at = 0 if split is None else place[split]
+        largest[at] = max(largest[at], magnitude)
         if content is not None:
             index[place] = offset, len(content)
             offset += len(content)
             contents.append(content)
     tail = index.tobytes()
-    return Shard([*contents, tail, google_crc32c.value(tail).to_bytes(4, "little")], largest)
+    return Shard([*contents, tail, _checksum(tail)], tuple(largest))
 
 
 def fill(array: np.ndarray, value: float | int) -> None:
@@ -77,11 +101,10 @@ class _Encoder:
     values: np.ndarray
     chunks: tuple[int, ...]
     fill_value: float | int
-    level: int
 
     def __call__(self, places: Sequence[tuple[int, ...]]) -> Iterator[tuple[tuple[int, ...], bytes | None, float]]:
         """For each place in the grid of chunks its bytes, none where there is nothing, and its largest |x|."""
-        codec = numcodecs.Zstd(level=self.level)
+        codec = numcodecs.Zstd(level=COMPRESSION_LEVEL)
         whole = np.empty(self.chunks, self.values.dtype)
         for place in places:
             piece = self.values[
@@ -92,11 +115,19 @@ class _Encoder:
                 whole[tuple(slice(0, length) for length in piece.shape)] = piece
                 piece = whole
             piece = np.ascontiguousarray(piece)
-            magnitude = _magnitude(piece) if piece.dtype.kind == "f" else self._integers(piece)
-            yield place, None if magnitude is None else codec.encode(piece), magnitude or 0.0
+            magnitude = self._integers(piece) if piece.dtype.kind in "iu" else _magnitude(piece)
+            yield place, None if magnitude is None else self._encoded(codec, piece), magnitude or 0.0
+
+    def _encoded(self, codec: numcodecs.Zstd, piece: np.ndarray) -> bytes:
+        content: bytes = codec.encode(piece.view(np.uint8))
+        return content + _checksum(content)
 
     def _integers(self, piece: np.ndarray) -> float | None:
         return None if (piece == self.fill_value).all() else 0.0
+
+
+def _checksum(content: bytes) -> bytes:
+    return int(google_crc32c.value(content)).to_bytes(CHECKSUM_BYTES, "little")
 
 
 def _magnitude(piece: np.ndarray) -> float | None:
@@ -105,7 +136,7 @@ def _magnitude(piece: np.ndarray) -> float | None:
     Compared as bits, in place of arithmetic that processors lack for half precision: without the sign they sort like
     the numbers, infinity above all of them and NaN above infinity.
     """
-    if piece.dtype.kind != "f":
+    if piece.dtype.kind in "iu":
         return 0.0
     width: np.dtype[Any] = np.dtype(f"u{piece.dtype.itemsize}")
     infinity = np.array(np.inf, piece.dtype).view(width)
@@ -117,4 +148,4 @@ def _magnitude(piece: np.ndarray) -> float | None:
             return None
         bits[~numbers] = 0
         largest = bits.max(initial=0)
-    return float(np.array(largest, width).view(piece.dtype))
+    return float(np.array(largest, width).view(piece.dtype)[()])

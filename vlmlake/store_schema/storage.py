@@ -1,73 +1,161 @@
-"""One folder of a local disk or an object store, reached by URL through fsspec: the only file that touches bytes."""
+"""One folder of a local disk, an object store or a web server, reached by URL through fsspec: the only file that
+touches bytes.
+"""
 
 from __future__ import annotations
 
+import errno
 import os
 import posixpath
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, TypeVar
 from uuid import uuid4
 
 import fsspec
-from fsspec.implementations.asyn_wrapper import AsyncFileSystemWrapper
+from fsspec.asyn import AsyncFileSystem
 from fsspec.implementations.local import LocalFileSystem
-from zarr.abc.store import Store
-from zarr.storage import FsspecStore, LocalStore
+from fsspec.implementations.memory import MemoryFileSystem
 
 from vlmlake.errors import VlmlakeError
+from vlmlake.store_schema.retries import client_errors, described, patiently, without_credentials
+
+WRITING = ".writing-"
+"""Beginning of the names of files that are not whole yet."""
+
+WEB = ("http", "https")
+EXTRAS = {"http": "http", "https": "http", "s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs", "az": "azure"}
+"""The extra of vlmlake that brings a protocol's package."""
+
+S3_CONFIG = {"connect_timeout": 10, "read_timeout": 60, "retries": {"mode": "standard", "max_attempts": 1}}
+"""botocore's own attempts would multiply with ours (retries.py)."""
+
+AT_ONCE = 16
+"""Requests under way together where the file system has no way of its own."""
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+Answer = TypeVar("Answer")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A file or folder of a listing. bytes: 0 for a folder."""
+
+    name: str
+    bytes: int
+    is_folder: bool
 
 
 @dataclass(frozen=True)
 class Storage:
-    """A root folder; every path given to its methods is relative to that root and uses forward slashes."""
+    """A root folder; every path given to its methods is relative to that root and uses forward slashes.
+
+    Picklable, and holds no open file: a process that unpickles it connects anew. url: for messages, without
+    credentials.
+
+    Methods raise VlmlakeError where the storage refuses, or does not answer in the attempts that retries.py allows.
+    """
 
     url: str
-    fs: fsspec.AbstractFileSystem
-    root: str
+    fs: fsspec.AbstractFileSystem = field(repr=False)
+    root: str = field(repr=False)
+    address: str = field(repr=False)
+    options: Mapping[str, Any] = field(repr=False)
 
     @classmethod
     def at(cls, url: str, options: Mapping[str, Any] | None = None) -> Storage:
         """The folder at `url`: a local path, `file://`, `memory://`, `s3://` or any other protocol that fsspec knows.
 
-        Listings are never cached, so that another machine's commit is seen at once.
+        options: for fsspec. Listings are never cached, so that another machine's commit is seen at once.
 
-        Raises VlmlakeError if the URL is empty, its protocol unknown or the protocol's package not installed.
+        Raises VlmlakeError if the URL is empty, its protocol unknown, the protocol's package not installed, or an
+        option unknown to it.
         """
         if not url:
             raise VlmlakeError("the URL of the lake is empty: expected a folder or a URL like s3://bucket/lake")
+        shown, protocol = without_credentials(url), _protocol(url)
+        if protocol in WEB and ("?" in url or "#" in url):
+            raise VlmlakeError(f"cannot open {shown}: expected an address without ? and #, to which paths are added")
         try:
-            fs, root = fsspec.core.url_to_fs(url, use_listings_cache=False, **(options or {}))
-        except (ValueError, ImportError) as error:
-            raise VlmlakeError(f"cannot open {url}: {error}") from error
-        return cls(url=url, fs=fs, root=root.rstrip("/"))
+            fs, root = fsspec.core.url_to_fs(url, use_listings_cache=False, **_settings(protocol, options or {}))
+        except ImportError as error:
+            extra = f"; pip install 'vlmlake[{EXTRAS[protocol]}]'" if protocol in EXTRAS else ""
+            raise VlmlakeError(f"cannot open {shown}: {error}{extra}") from error
+        except (ValueError, TypeError, *client_errors()) as error:
+            raise VlmlakeError(f"cannot open {shown}: {described(error)}") from error
+        if hasattr(fs, "retries"):
+            fs.retries = 1
+        return cls(shown, fs, root.rstrip("/"), url, dict(options or {}))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Storage.at, (self.address, self.options)
 
     @property
     def local(self) -> bool:
         return isinstance(self.fs, LocalFileSystem)
 
+    @property
+    def listable(self) -> bool:
+        """Whether the storage can say what is there; a web server cannot, and takes nothing either."""
+        return _protocol(self.address) not in WEB
+
+    @property
+    def _distant(self) -> bool:
+        return not isinstance(self.fs, LocalFileSystem | MemoryFileSystem)
+
     def full(self, path: str) -> str:
         return posixpath.join(self.root, path)
 
     def exists(self, path: str) -> bool:
-        return bool(self.fs.exists(self.full(path)))
+        return bool(self._ask(path, lambda: self.fs.exists(self.full(path))))
+
+    def entries(self, folder: str) -> tuple[Entry, ...]:
+        """Files and folders directly below `folder`, sorted by name; none where the folder is missing."""
+        self.require_writable()
+        try:
+            listed = self._ask(folder, lambda: self.fs.ls(self.full(folder), detail=True))
+        except (FileNotFoundError, NotADirectoryError):
+            return ()
+        found = (
+            Entry(posixpath.basename(item["name"].rstrip("/")), item["size"] or 0, item["type"] == "directory")
+            for item in listed
+            if item["name"].rstrip("/") != self.full(folder).rstrip("/")
+        )
+        return tuple(sorted(found, key=lambda entry: entry.name))
+
+    def entries_of(self, folders: Sequence[str]) -> list[tuple[Entry, ...]]:
+        """`entries` of several folders, asked for together."""
+        return self._together(self.entries, folders)
 
     def names(self, folder: str) -> tuple[str, ...]:
         """Names of the files and folders directly below `folder`, sorted; none where the folder is missing."""
-        try:
-            listed = self.fs.ls(self.full(folder), detail=False)
-        except (FileNotFoundError, NotADirectoryError):
-            return ()
-        return tuple(sorted(posixpath.basename(path.rstrip("/")) for path in listed))
+        return tuple(entry.name for entry in self.entries(folder))
 
-    def size(self, path: str) -> int:
-        """Bytes below `path`; 0 where nothing is there."""
+    def files(self, folder: str) -> dict[str, int]:
+        """Bytes of all files below `folder`, in any depth, by path; none where the folder is missing."""
+        self.require_writable()
+        found = self._ask(folder, lambda: self.fs.find(self.full(folder), detail=True))
+        return {posixpath.relpath(path, self.root): item["size"] or 0 for path, item in sorted(found.items())}
+
+    def length(self, path: str) -> int:
+        """Bytes of one file. Raises FileNotFoundError where nothing is there."""
+        size = self._ask(path, lambda: self.fs.size(self.full(path)))
+        if size is None:
+            raise VlmlakeError(f"{self.url}/{path}: the server does not say how long it is")
+        return int(size)
+
+    def modified(self, path: str) -> datetime | None:
+        """When a file was last put, by the storage's clock; none where it is gone."""
         try:
-            return int(self.fs.du(self.full(path)))
+            when: datetime = self._ask(path, lambda: self.fs.modified(self.full(path)))
         except FileNotFoundError:
-            return 0
+            return None
+        return when
 
     def free(self) -> int | None:
         """Bytes free where the root lies or shall lie; none where that is not a local disk."""
@@ -80,50 +168,148 @@ class Storage:
 
     def read(self, path: str) -> bytes:
         """Raises FileNotFoundError where nothing is there."""
-        return bytes(self.fs.cat_file(self.full(path)))
+        return bytes(self._ask(path, lambda: self.fs.cat_file(self.full(path))))
+
+    def read_all(self, paths: Sequence[str]) -> list[bytes]:
+        """Several files, asked for together. Raises FileNotFoundError where one is not there."""
+        return self._together(self.read, paths)
+
+    def read_spans(self, spans: Sequence[tuple[str, int, int]]) -> list[bytes]:
+        """Parts of files, each (path, first byte, the one behind the last), asked for together.
+
+        A part that the file ends in comes shorter. Raises FileNotFoundError where a file is not there.
+        """
+        if isinstance(self.fs, AsyncFileSystem):
+            return self._spans_together(spans)
+        return [self.read_span(*span) for span in spans]
+
+    def read_span(self, path: str, start: int, end: int) -> bytes:
+        """One part of a file."""
+        if self.local:
+            with open(self.full(path), "rb") as file:
+                file.seek(start)
+                return file.read(end - start)
+        return bytes(self._ask(path, lambda: self.fs.cat_file(self.full(path), start=start, end=end)))
+
+    def _spans_together(self, spans: Sequence[tuple[str, int, int]]) -> list[bytes]:
+        found: list[Any] = [None] * len(spans)
+
+        def ask() -> None:
+            left = [number for number, part in enumerate(found) if not isinstance(part, bytes)]
+            paths, starts, ends = zip(*(spans[number] for number in left), strict=True)
+            full = [self.full(path) for path in paths]
+            parts = self.fs.cat_ranges(full, list(starts), list(ends), on_error="return")
+            for number, part in zip(left, parts, strict=True):
+                found[number] = part
+            for part in parts:
+                if isinstance(part, BaseException):
+                    raise part
+
+        if spans:
+            self._ask(spans[0][0], ask)
+        return [bytes(part) for part in found]
 
     def write(self, path: str, content: bytes | Sequence[bytes]) -> None:
-        """Put `content`, whole or in parts, at `path`: a reader sees all of it or nothing, also after a crash."""
-        full = self.full(path)
+        """Put `content`, whole or in parts, at `path`: a reader sees all of it or nothing, also after a crash.
+
+        Raises VlmlakeError too where the disk is full.
+        """
+        self.require_writable()
         parts = [content] if isinstance(content, bytes) else content
-        if not self.local:
-            self.fs.pipe_file(full, b"".join(parts))
-            return
+        if self.local:
+            self._place(path, parts, os.replace)
+        else:
+            self._ask(path, lambda: self.fs.pipe_file(self.full(path), b"".join(parts)))
+
+    def create(self, path: str, content: bytes) -> bool:
+        """Like `write`, unless something is there already; whether it was written. Of several that try, one does."""
+        self.require_writable()
+        if self.local:
+            return self._place(path, [content], _link)
+        mine: list[bool] = []
+
+        def ask() -> bool:
+            try:
+                self.fs.pipe_file(self.full(path), content, mode="create")
+            except FileExistsError:
+                # An attempt whose answer was lost may have written it.
+                return bool(mine) and self.fs.cat_file(self.full(path)) == content
+            finally:
+                mine.append(True)
+            return True
+
+        return self._ask(path, ask)
+
+    def _place(self, path: str, parts: Sequence[bytes], move: Callable[[str, str], None]) -> bool:
+        """Write beside the target and move there; false where `move` finds something in its place."""
+        full = self.full(path)
         folder = os.path.dirname(full)
         os.makedirs(folder, exist_ok=True)
-        temporary = posixpath.join(folder, f".writing-{uuid4().hex}")
+        temporary = posixpath.join(folder, f"{WRITING}{uuid4().hex}")
         try:
             with open(temporary, "xb") as file:
                 file.writelines(parts)
                 file.flush()
                 os.fsync(file.fileno())
-            os.replace(temporary, full)
-        except BaseException:
+            move(temporary, full)
+        except FileExistsError:
+            return False
+        except OSError as error:
+            if error.errno in FULL:
+                raise VlmlakeError(
+                    f"{full}: {error.strerror}. What was committed is kept; make room and run the same command again"
+                ) from error
+            raise
+        finally:
             with suppress(FileNotFoundError):
                 os.unlink(temporary)
-            raise
         _sync_path(folder)
+        return True
 
-    def files(self, folder: str) -> list[str]:
-        """Paths of all files below `folder`, in any depth; none where the folder is missing."""
-        return sorted(posixpath.relpath(path, self.root) for path in self.fs.find(self.full(folder)))
+    def delete(self, path: str) -> None:
+        """Remove one file; nothing happens where it is gone already."""
+        self.require_writable()
+        with suppress(FileNotFoundError):
+            self._ask(path, lambda: self.fs.rm_file(self.full(path)))
 
-    def sync(self, paths: Iterable[str]) -> None:
-        """Wait until the content of local files is on the disk; object stores promise that with every answer."""
-        if self.local:
-            for path in paths:
-                _sync_path(self.full(path))
+    def require_writable(self) -> None:
+        """Raises VlmlakeError for a web address."""
+        if not self.listable:
+            raise VlmlakeError(
+                f"{self.url} is a web address: it can be read, run by run, and neither listed nor written to"
+            )
 
-    def zarr_store(self, path: str, read_only: bool) -> Store:
-        """The folder `path` as a zarr store. Local disks get LocalStore, which replaces files whole."""
-        if self.local:
-            return LocalStore(self.full(path), read_only=read_only)
-        if self.fs.async_impl:
-            protocol = self.fs.protocol if isinstance(self.fs.protocol, str) else self.fs.protocol[0]
-            fs = fsspec.filesystem(protocol, **{**self.fs.storage_options, "asynchronous": True})
-        else:
-            fs = AsyncFileSystemWrapper(self.fs, asynchronous=True)
-        return FsspecStore(fs, path=self.full(path), read_only=read_only)
+    def _ask(self, path: str, ask: Callable[[], Answer]) -> Answer:
+        return patiently(f"{self.url}/{path}", ask) if self._distant else ask()
+
+    def _together(self, ask: Callable[[str], Answer], paths: Sequence[str]) -> list[Answer]:
+        if not self._distant or len(paths) < 2:
+            return [ask(path) for path in paths]
+        with ThreadPoolExecutor(min(AT_ONCE, len(paths)), "vlmlake-reader") as pool:
+            return list(pool.map(ask, paths))
+
+
+def _protocol(url: str) -> str:
+    return url.partition("://")[0].lower() if "://" in url else "file"
+
+
+def _settings(protocol: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """What fsspec is told: the given options over ours."""
+    if protocol in ("s3", "s3a"):
+        return {**options, "config_kwargs": {**S3_CONFIG, **options.get("config_kwargs", {})}}
+    return dict(options)
+
+
+def _link(temporary: str, full: str) -> None:
+    """Give a file its name unless that is taken, in one step where the disk knows hard links."""
+    try:
+        os.link(temporary, full)
+    except OSError as error:
+        if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP):
+            raise
+        if os.path.exists(full):
+            raise FileExistsError(full) from error
+        os.replace(temporary, full)
 
 
 def _sync_path(path: str) -> None:

@@ -8,10 +8,10 @@ from typing import Any
 
 import polars as pl
 import pyarrow as pa
-import pyarrow.dataset as pads
 import pyarrow.parquet as pq
 
-from vlmlake.errors import VlmlakeError
+from vlmlake.errors import DamagedError
+from vlmlake.store_schema import seals
 from vlmlake.store_schema.storage import Storage
 
 KEYS = pa.schema([("run", pa.string()), ("example", pa.string())])
@@ -119,45 +119,66 @@ RESULTS = pa.schema(
 def to_parquet(
     rows: Sequence[Mapping[str, Any]], schema: pa.Schema, metadata: Mapping[str, str] | None = None
 ) -> bytes:
-    """Rows as one Parquet file; a column that a row lacks becomes null, an unknown one is an error."""
+    """Rows as one sealed Parquet file; a column that a row lacks becomes null, an unknown one is an error."""
     unknown = {name for row in rows for name in row} - set(schema.names)
     if unknown:
         raise ValueError(f"columns {sorted(unknown)} are not in the schema, which has {schema.names}")
-    table = pa.Table.from_pylist([dict(row) for row in rows], schema=schema)
+    return encode(pa.Table.from_pylist([dict(row) for row in rows], schema=schema), metadata)
+
+
+def encode(table: pa.Table, metadata: Mapping[str, str] | None = None) -> bytes:
+    """A table as one sealed Parquet file. metadata: key-value pairs of its footer."""
     buffer = io.BytesIO()
-    pq.write_table(table.replace_schema_metadata(dict(metadata or {})), buffer)
-    return buffer.getvalue()
+    # A reader that skips row groups by statistics must be able to trust them; the seal covers what it did not fetch.
+    with pq.ParquetWriter(buffer, table.schema, write_statistics=False, compression="zstd") as writer:
+        writer.write_table(table)
+        writer.add_key_value_metadata({**(metadata or {}), seals.KEY: seals.BLANK})
+    return seals.sealed(buffer.getvalue())
+
+
+def decode(content: bytes, schema: pa.Schema, where: str) -> tuple[pa.Table, dict[str, str]]:
+    """The rows of a sealed Parquet file and the key-value pairs of its footer. where: names it.
+
+    Raises DamagedError if it is not as it was written, or has other columns.
+    """
+    if not seals.is_whole(content):
+        raise DamagedError(f"{where} is damaged: its checksum does not hold")
+    try:
+        file = pq.ParquetFile(io.BytesIO(content))
+        table = file.read()
+    except (pa.ArrowInvalid, OSError) as error:
+        raise DamagedError(f"{where} is damaged: {str(error).splitlines()[0]}") from error
+    if not table.schema.equals(schema):
+        raise DamagedError(f"{where} has the columns {table.schema.names}, expected {schema.names} of the known types")
+    pairs = {key.decode(): value.decode() for key, value in (file.metadata.metadata or {}).items()}
+    return table, pairs
+
+
+def read(storage: Storage, paths: Sequence[str], schema: pa.Schema) -> pa.Table:
+    """The rows of several tables together, in the order of `paths`.
+
+    Raises DamagedError if one is damaged or missing.
+    """
+    try:
+        contents = storage.read_all(paths)
+    except FileNotFoundError as error:
+        raise DamagedError(f"a table of {storage.url} is missing: {error}") from error
+    found = [
+        decode(content, schema, f"{path} of {storage.url}")[0] for path, content in zip(paths, contents, strict=True)
+    ]
+    return pa.concat_tables([schema.empty_table(), *found])
+
+
+def frame(table: pa.Table) -> pl.DataFrame:
+    """The same rows as Polars has them."""
+    rows = pl.from_arrow(table)
+    assert isinstance(rows, pl.DataFrame)
+    return rows
 
 
 def sample_rows(batches: pl.DataFrame) -> pl.DataFrame:
     """Rows of SAMPLES out of rows of BATCH."""
     listed = batches.select("run", "example", "samples").filter(pl.col("samples").list.len() > 0)
     if listed.is_empty():
-        empty = pl.from_arrow(SAMPLES.empty_table())
-        assert isinstance(empty, pl.DataFrame)
-        return empty
+        return frame(SAMPLES.empty_table())
     return listed.explode("samples").unnest("samples")
-
-
-def frame(dataset: pads.Dataset) -> pl.DataFrame:
-    """All rows of a lazy Arrow dataset in memory. Raises VlmlakeError if a file is damaged."""
-    try:
-        rows = pl.from_arrow(dataset.to_table())
-    except (pa.ArrowInvalid, OSError) as error:
-        raise VlmlakeError(f"a table cannot be read: {str(error).splitlines()[0]}") from error
-    assert isinstance(rows, pl.DataFrame)
-    return rows
-
-
-def scan(storage: Storage, paths: Sequence[str], schema: pa.Schema) -> pads.Dataset:
-    """The Parquet files at `paths` as one lazy Arrow dataset with the columns of `schema`.
-
-    Raises VlmlakeError if one is missing.
-    """
-    if not paths:
-        return pads.dataset(schema.empty_table())
-    full = [storage.full(path) for path in paths]
-    try:
-        return pads.dataset(full, schema=schema, filesystem=storage.fs, format="parquet")
-    except FileNotFoundError as error:
-        raise VlmlakeError(f"a table of {storage.url} is missing: {error}") from error

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
@@ -11,9 +10,7 @@ from typing import IO, Any
 import fsspec
 
 from vlmlake.errors import VlmlakeError
-
-CLIENT_ERRORS = (("aiohttp", "ClientError"), ("botocore.exceptions", "BotoCoreError"))
-"""What the clients below fsspec raise without its being an OSError: (module, class)."""
+from vlmlake.store_schema.retries import client_errors, described
 
 
 def is_url(place: str) -> bool:
@@ -78,10 +75,5 @@ def _os_errors() -> Iterator[None]:
         yield
     except FileNotFoundError as error:
         raise FileNotFoundError("nothing is there") from error
-    except _client_errors() as error:
-        raise OSError(f"{type(error).__name__}: {error}".rstrip(": ")) from error
-
-
-def _client_errors() -> tuple[type[Exception], ...]:
-    used = tuple(getattr(sys.modules[module], name) for module, name in CLIENT_ERRORS if module in sys.modules)
-    return (OSError, ValueError, *used)
+    except (ValueError, *client_errors()) as error:
+        raise OSError(described(error)) from error

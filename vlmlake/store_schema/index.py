@@ -1,0 +1,84 @@
+"""What a lake holds, in one file, for readers that cannot list its folders: a web server's."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+
+from vlmlake.errors import DamagedError
+from vlmlake.store_schema import paths, seals
+from vlmlake.store_schema.storage import Storage
+
+NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]*")
+"""Of runs, analyses and rules: nothing that leads out of a folder, is hidden, or changes a terminal."""
+
+
+@dataclass(frozen=True)
+class Index:
+    """runs: names of the runs. results: paths of the tables that analyses wrote."""
+
+    runs: tuple[str, ...]
+    results: tuple[str, ...]
+
+
+def listed_index(storage: Storage) -> Index:
+    """What is there now. Folders with other names than NAME are not looked at."""
+    runs = [name for name in _folders(storage, paths.RUNS) if storage.exists(paths.run_record(name))]
+    results = []
+    for analysis in _folders(storage, paths.RESULTS):
+        for run in _folders(storage, f"{paths.RESULTS}/{analysis}"):
+            folder = f"{paths.RESULTS}/{analysis}/{run}"
+            results += [f"{folder}/{name}" for name in storage.names(folder) if is_result(f"{folder}/{name}")]
+    return Index(tuple(runs), tuple(results))
+
+
+def written_index(storage: Storage) -> Index:
+    """What the lake's index file says. Raises DamagedError if it is damaged, missing, or names what no lake holds."""
+    where = f"{paths.INDEX} of {storage.url}"
+    try:
+        content = storage.read(paths.INDEX)
+    except FileNotFoundError as error:
+        raise DamagedError(
+            f"there is no {where}: `vlmlake finish` writes it where the lake can be written to"
+        ) from error
+    if not seals.is_whole(content):
+        raise DamagedError(f"{where} is damaged: its checksum does not hold")
+    try:
+        fields = json.loads(content)
+        index = Index(tuple(fields["runs"]), tuple(fields["results"]))
+        sound = all(map(NAME.fullmatch, index.runs)) and all(map(is_result, index.results))
+    except (ValueError, TypeError, KeyError) as error:
+        raise DamagedError(f"{where} is damaged: {type(error).__name__}: {error}") from error
+    if not sound:
+        raise DamagedError(f"{where} names files outside its folders")
+    return index
+
+
+def refresh_index(storage: Storage) -> None:
+    """Write what is there, finished runs alone, until what was written is what is there.
+
+    Of several that finish at once the last to write looks again after the others' runs were finished.
+    """
+    told = None
+    while (now := _finished(storage)) != told:
+        fields = {"runs": now.runs, "results": now.results, seals.KEY: seals.BLANK}
+        storage.write(paths.INDEX, seals.sealed(json.dumps(fields, indent=2).encode() + b"\n"))
+        told = now
+
+
+def is_result(path: str) -> bool:
+    """Whether a path is that of a table that an analysis wrote."""
+    root, *names = path.split("/")
+    return (
+        root == paths.RESULTS and len(names) == 3 and names[2].endswith(".parquet") and all(map(NAME.fullmatch, names))
+    )
+
+
+def _finished(storage: Storage) -> Index:
+    index = listed_index(storage)
+    return Index(tuple(name for name in index.runs if storage.exists(paths.batch_list(name))), index.results)
+
+
+def _folders(storage: Storage, folder: str) -> list[str]:
+    return [entry.name for entry in storage.entries(folder) if NAME.fullmatch(entry.name)]

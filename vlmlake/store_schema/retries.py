@@ -1,0 +1,93 @@
+"""Storage that answers late or with an error is asked again, a bounded number of times, ever later."""
+
+from __future__ import annotations
+
+import random
+import re
+import sys
+import time
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from vlmlake.errors import VlmlakeError
+
+WAITS = (0.5, 1.0, 2.0, 4.0)
+"""Seconds before each further attempt, lengthened by up to a half, so that many workers do not come back at once."""
+
+CLIENT_ERRORS = (
+    ("aiohttp", "ClientError"),
+    ("botocore.exceptions", "BotoCoreError"),
+    ("botocore.exceptions", "ClientError"),
+    ("google.auth.exceptions", "GoogleAuthError"),
+    ("gcsfs.retry", "HttpError"),
+    ("azure.core.exceptions", "AzureError"),
+)
+"""What the clients below fsspec raise without its being an OSError: (module, class)."""
+
+FINAL = (FileNotFoundError, FileExistsError, IsADirectoryError, NotADirectoryError)
+"""Answers rather than failures."""
+
+REFUSALS = (400, 401, 403, 405, 501)
+"""HTTP statuses that another attempt does not change."""
+
+WITHOUT_CREDENTIALS = ("NoCredentialsError", "PartialCredentialsError", "DefaultCredentialsError")
+"""Classes of the clients' errors."""
+
+_USER = re.compile(r"(?<=://)[^/\s@'\"]+@")
+_QUERY = re.compile(r"(://[^\s?'\"]*)\?[^\s'\"]*")
+
+Answer = TypeVar("Answer")
+
+
+def client_errors() -> Any:
+    """OSError, and the classes of CLIENT_ERRORS whose package is in use: a tuple for `except`."""
+    used = tuple(getattr(sys.modules[module], name) for module, name in CLIENT_ERRORS if module in sys.modules)
+    return (OSError, *used)
+
+
+def patiently(what: str, ask: Callable[[], Answer]) -> Answer:
+    """The answer of `ask`, which is called up to 1 + len(WAITS) times while the storage fails.
+
+    what: names the thing, for the error. FINAL errors are raised as they are.
+
+    Raises VlmlakeError if it is refused, or if all attempts fail.
+    """
+    for wait in (*WAITS, None):
+        try:
+            return ask()
+        except FINAL:
+            raise
+        except client_errors() as error:
+            if refused(error):
+                raise VlmlakeError(
+                    f"{what}: {described(error)}. Credentials come from the environment, options from --storage-option"
+                ) from error
+            if wait is None:
+                raise VlmlakeError(
+                    f"{what}: no answer in {1 + len(WAITS)} attempts, the last: {described(error)}. Nothing that was "
+                    "committed is lost; run the same command again to go on"
+                ) from error
+            time.sleep(wait * (1 + random.random() / 2))  # noqa: S311 - it only spreads the attempts
+    raise AssertionError("not reached")
+
+
+def refused(error: Exception) -> bool:
+    """Whether another attempt cannot help: no permission, no credentials, a request that the server does not take."""
+    status = getattr(error, "status", None) or getattr(error, "code", None)
+    no_credentials = type(error).__name__ in (
+        "NoCredentialsError",
+        "PartialCredentialsError",
+        "DefaultCredentialsError",
+    )
+    return isinstance(error, PermissionError) or status in REFUSALS or no_credentials
+
+
+def described(error: Any) -> str:
+    """An error's class and words in one line, without credentials that a URL in it carries."""
+    words = " ".join(without_credentials(str(error)).split())
+    return f"{type(error).__name__}: {words}".rstrip(": ")
+
+
+def without_credentials(text: str) -> str:
+    """The text with user names, passwords and queries taken out of its URLs."""
+    return _QUERY.sub(r"\1", _USER.sub("", text))

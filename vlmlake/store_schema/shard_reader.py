@@ -1,0 +1,124 @@
+"""The other way: which bytes of a shard hold a selection of its array, and those bytes as numbers.
+
+Written beside zarr-python's own reader, which the tests compare it with, because that one asks for one shard at a time
+and says neither which file nor which chunk is damaged.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
+from math import prod
+from typing import Any
+
+import google_crc32c
+import numcodecs
+import numpy as np
+
+from vlmlake.store_schema.shards import CHECKSUM_BYTES, MISSING, fill
+
+INDEX_ENTRY = 16
+
+Place = tuple[int, ...]
+Span = tuple[int, int]
+"""First byte and the one behind the last."""
+
+
+class DamagedShardError(ValueError):
+    """A shard that is not what its writer put; says what is wrong with it, without its name."""
+
+
+@dataclass(frozen=True)
+class ShardFormat:
+    """shape, chunks: of one shard; dtype as stored."""
+
+    shape: Place
+    chunks: Place
+    dtype: np.dtype[Any]
+    fill_value: float | int
+
+    @property
+    def grid(self) -> Place:
+        return tuple(whole // piece for whole, piece in zip(self.shape, self.chunks, strict=True))
+
+    @property
+    def index_bytes(self) -> int:
+        """Length of the index with its checksum, the last part of every shard."""
+        return prod(self.grid) * INDEX_ENTRY + CHECKSUM_BYTES
+
+    def index(self, tail: bytes) -> np.ndarray:
+        """Offsets and lengths of all chunks, uint64 [*grid, 2], out of the last `index_bytes` of a shard.
+
+        Raises DamagedShardError if they are cut or changed.
+        """
+        if len(tail) != self.index_bytes:
+            raise DamagedShardError(f"its index has {len(tail)} bytes, expected {self.index_bytes}")
+        if not _sound(tail):
+            raise DamagedShardError("the checksum of its index does not hold")
+        return np.frombuffer(tail[:-CHECKSUM_BYTES], "<u8").reshape(*self.grid, 2)
+
+    def spans(self, index: np.ndarray, wanted: Sequence[Iterable[int]]) -> dict[Place, Span]:
+        """Where the chunks that hold the wanted elements lie, in the order of their bytes; not those never written.
+
+        wanted: for each axis the elements, in any order.
+        """
+        pieces = [sorted({at // chunk for at in axis}) for axis, chunk in zip(wanted, self.chunks, strict=True)]
+        found = {}
+        for place in product(*pieces):
+            offset, length = (int(number) for number in index[place])
+            if offset != MISSING:
+                found[place] = (offset, offset + length)
+        return dict(sorted(found.items(), key=lambda item: item[1]))
+
+    def decode(self, encoded: bytes) -> np.ndarray:
+        """One chunk. Raises DamagedShardError if its checksum does not hold."""
+        if not _sound(encoded):
+            raise DamagedShardError("the checksum of a chunk does not hold")
+        try:
+            flat = np.frombuffer(numcodecs.Zstd().decode(encoded[:-CHECKSUM_BYTES]), self.dtype)
+            return flat.reshape(self.chunks)
+        except (RuntimeError, ValueError) as error:
+            raise DamagedShardError(f"a chunk cannot be decoded: {error}") from error
+
+    def whole(self, content: bytes) -> np.ndarray:
+        """The whole shard as an array of `shape`. Raises DamagedShardError as above."""
+        index = self.index(content[-self.index_bytes :])
+        spans = self.spans(index, [range(length) for length in self.shape])
+        chunks = {place: content[start:end] for place, (start, end) in spans.items()}
+        target = self.empty(self.shape)
+        self.place(chunks, [np.arange(length) for length in self.shape], target)
+        return target
+
+    def empty(self, shape: Sequence[int]) -> np.ndarray:
+        """Nothing but the fill value."""
+        array = np.empty(tuple(shape), self.dtype)
+        fill(array, self.fill_value)
+        return array
+
+    def place(self, chunks: Mapping[Place, bytes], wanted: Sequence[np.ndarray], target: np.ndarray) -> None:
+        """Decode chunks into `target`, whose element [i, j, ...] is the shard's [wanted[0][i], wanted[1][j], ...]."""
+        for place, encoded in chunks.items():
+            values = self.decode(encoded)
+            there, here = zip(*self._overlap(place, wanted), strict=True)
+            target[_selection(here)] = values[_selection(there)]
+
+    def _overlap(self, place: Place, wanted: Sequence[np.ndarray]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """For each axis: elements of the chunk, and where in the target they belong."""
+        for at, axis, chunk in zip(place, wanted, self.chunks, strict=True):
+            here = np.flatnonzero(axis // chunk == at)
+            yield axis[here] - at * chunk, here
+
+
+def _selection(axes: Sequence[np.ndarray]) -> tuple[Any, ...]:
+    """Slices where every axis is one run of neighbours, which numpy copies fastest."""
+    if all(len(axis) == axis[-1] - axis[0] + 1 and (np.diff(axis) == 1).all() for axis in axes):
+        return tuple(slice(int(axis[0]), int(axis[-1]) + 1) for axis in axes)
+    return np.ix_(*axes)
+
+
+def _sound(content: bytes) -> bool:
+    if len(content) <= CHECKSUM_BYTES:
+        return False
+    stored = int.from_bytes(content[-CHECKSUM_BYTES:], "little")
+    return bool(google_crc32c.value(content[:-CHECKSUM_BYTES]) == stored)
