@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import os
+import uuid
+from collections.abc import Iterator
 from importlib.resources import files
 from pathlib import Path
 
 import pytest
+
+from tests.servers.s3 import CREDENTIALS, S3Server
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 for _threads in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
@@ -48,3 +52,19 @@ def lake_url(tmp_path_factory: pytest.TempPathFactory, tiny_llava: Path) -> str:
     extract(Job(ModelSource(str(tiny_llava)), (f"pope:{folder / 'scenes'}",), url, decoding=decoding))
     analyze(url)
     return url
+
+
+@pytest.fixture(scope="session")
+def s3() -> Iterator[S3Server]:
+    """An S3 server, and the environment in which this process and its children reach it."""
+    with pytest.MonkeyPatch.context() as patch, S3Server() as server:
+        patch.delenv("AWS_PROFILE", raising=False)
+        for name, value in CREDENTIALS.items():
+            patch.setenv(name, value)
+        yield server
+
+
+@pytest.fixture
+def s3_url(s3: S3Server) -> str:
+    """Where a lake may go that no other test has seen."""
+    return s3.bucket(f"lake-{uuid.uuid4().hex}") + "/lake"
