@@ -1,4 +1,4 @@
-"""What fsspec's HTTP filesystem makes of each fault: it asks once, and tells a failing host from a missing file badly."""
+"""What fsspec makes of faults over HTTP: it asks once, and takes a failing host for a missing file."""
 
 from __future__ import annotations
 
