@@ -9,7 +9,7 @@ from urllib.parse import unquote, urlsplit
 
 from tests.servers.loopback import Handler, Loopback
 
-_RANGE = re.compile(r"bytes=(\d*)-(\d*)$")
+_RANGE = re.compile(r"bytes=(?!-$)(\d*)-(\d*)$")
 
 
 class Entry(NamedTuple):
@@ -47,7 +47,7 @@ class FileServer(Loopback):
 def byte_range(header: str | None, size: int) -> tuple[int, int] | None:
     """First byte and end of a Range header, the whole file for what is no single range, None beyond the file."""
     match = _RANGE.match(header or "")
-    if not match or match[0] == "bytes=-":
+    if not match:
         return 0, size
     first, last = match.groups()
     if not first:
