@@ -31,7 +31,12 @@ WEB = ("http", "https")
 EXTRAS = {"http": "http", "https": "http", "s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs", "az": "azure"}
 """The extra of vlmlake that brings a protocol's package."""
 
-S3_CONFIG = {"connect_timeout": 10, "read_timeout": 60, "retries": {"mode": "standard", "max_attempts": 1}}
+CONNECT_SECONDS, READ_SECONDS = 10, 60
+S3_CONFIG = {
+    "connect_timeout": CONNECT_SECONDS,
+    "read_timeout": READ_SECONDS,
+    "retries": {"mode": "standard", "total_max_attempts": 1},
+}
 """botocore's own attempts would multiply with ours (retries.py)."""
 
 AT_ONCE = 16
@@ -112,7 +117,13 @@ class Storage:
         return posixpath.join(self.root, path)
 
     def exists(self, path: str) -> bool:
-        return bool(self._ask(path, lambda: self.fs.exists(self.full(path))))
+        if self.listable:
+            return bool(self._ask(path, lambda: self.fs.exists(self.full(path))))
+        try:  # fsspec takes a web server's every error for a missing file
+            self._ask(path, lambda: self.fs.cat_file(self.full(path), start=0, end=1))
+        except FileNotFoundError:
+            return False
+        return True
 
     def entries(self, folder: str) -> tuple[Entry, ...]:
         """Files and folders directly below `folder`, sorted by name; none where the folder is missing."""
@@ -177,7 +188,7 @@ class Storage:
     def read_spans(self, spans: Sequence[tuple[str, int, int]]) -> list[bytes]:
         """Parts of files, each (path, first byte, the one behind the last), asked for together.
 
-        A part that the file ends in comes shorter. Raises FileNotFoundError where a file is not there.
+        A first byte below 0 counts from the file's end, up to there. Raises FileNotFoundError where none is.
         """
         if isinstance(self.fs, AsyncFileSystem):
             return self._spans_together(spans)
@@ -187,9 +198,10 @@ class Storage:
         """One part of a file."""
         if self.local:
             with open(self.full(path), "rb") as file:
-                file.seek(start)
+                first = start if start >= 0 else max(0, os.fstat(file.fileno()).st_size + start)
+                file.seek(first)
                 return file.read(end - start)
-        return bytes(self._ask(path, lambda: self.fs.cat_file(self.full(path), start=start, end=end)))
+        return bytes(self._ask(path, lambda: self.fs.cat_file(self.full(path), start=start, end=end or None)))
 
     def _spans_together(self, spans: Sequence[tuple[str, int, int]]) -> list[bytes]:
         found: list[Any] = [None] * len(spans)
@@ -198,10 +210,13 @@ class Storage:
             left = [number for number, part in enumerate(found) if not isinstance(part, bytes)]
             paths, starts, ends = zip(*(spans[number] for number in left), strict=True)
             full = [self.full(path) for path in paths]
-            parts = self.fs.cat_ranges(full, list(starts), list(ends), on_error="return")
+            parts = self.fs.cat_ranges(full, list(starts), [end or None for end in ends], on_error="return")
             for number, part in zip(left, parts, strict=True):
+                wanted = spans[number][2] - spans[number][1]
+                if isinstance(part, bytes) and len(part) != wanted:
+                    part = OSError(f"{len(part)} bytes came, {wanted} were asked for: does the server know ranges?")
                 found[number] = part
-            for part in parts:
+            for part in found:
                 if isinstance(part, BaseException):
                     raise part
 
@@ -222,20 +237,19 @@ class Storage:
             self._ask(path, lambda: self.fs.pipe_file(self.full(path), b"".join(parts)))
 
     def create(self, path: str, content: bytes) -> bool:
-        """Like `write`, unless something is there already; whether it was written. Of several that try, one does."""
+        """Like `write`, unless something else is there already; whether `content` is there now.
+
+        Of several that try with different contents, one succeeds.
+        """
         self.require_writable()
         if self.local:
             return self._place(path, [content], _link)
-        mine: list[bool] = []
 
         def ask() -> bool:
             try:
                 self.fs.pipe_file(self.full(path), content, mode="create")
-            except FileExistsError:
-                # An attempt whose answer was lost may have written it.
-                return bool(mine) and self.fs.cat_file(self.full(path)) == content
-            finally:
-                mine.append(True)
+            except FileExistsError:  # also where an earlier attempt's answer was lost
+                return bool(self.fs.cat_file(self.full(path)) == content)
             return True
 
         return self._ask(path, ask)
@@ -297,7 +311,16 @@ def _settings(protocol: str, options: Mapping[str, Any]) -> dict[str, Any]:
     """What fsspec is told: the given options over ours."""
     if protocol in ("s3", "s3a"):
         return {**options, "config_kwargs": {**S3_CONFIG, **options.get("config_kwargs", {})}}
+    if protocol in WEB:
+        return {"client_kwargs": {"timeout": _patience()}, **options}
     return dict(options)
+
+
+def _patience() -> Any:
+    """aiohttp's: none for the whole of a large file, some for each part of it."""
+    import aiohttp
+
+    return aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS, sock_read=READ_SECONDS)
 
 
 def _link(temporary: str, full: str) -> None:

@@ -128,8 +128,8 @@ class _Part:
     def index_span(self) -> tuple[str, int, int]:
         """Where the shard's index lies."""
         facts = self.array.shards.get(self.number)
-        end = facts.bytes if facts else self.array.storage.length(self.path)
-        return self.path, max(0, end - self.form.index_bytes), end
+        end = facts.bytes if facts else 0
+        return self.path, end - self.form.index_bytes, end
 
     def remembered(self) -> tuple[str, str, int] | None:
         """Names this very shard, whatever is put in its place later."""
