@@ -146,7 +146,7 @@ def job_of(
         datasets=tuple(dataset),
         lake=lake,
         images=images,
-        columns=_columns(columns or []),
+        columns=named_columns(columns),
         plan=read_plan(plan, dtype, blank),
         decoding=Decoding(answer_tokens, samples, temperature, top_p, seed),
         batch_size=batch_size,
@@ -186,9 +186,10 @@ def pixels(text: str | None) -> tuple[int, int] | None:
     return int(width), int(height)
 
 
-def _columns(given: list[str]) -> dict[str, str]:
+def named_columns(given: list[str] | None) -> dict[str, str]:
+    """What a table calls an example's fields, out of FIELD=NAME."""
     columns = {}
-    for text in given:
+    for text in given or []:
         field, separator, name = text.partition("=")
         if not separator or not field or not name:
             raise VlmlakeError(f"--column {text}: expected FIELD=NAME, for instance question=prompt")

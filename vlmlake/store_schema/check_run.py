@@ -110,7 +110,7 @@ def _shared_arrays(storage: Storage, record: RunRecord) -> tuple[Looked, list[tu
     looked, told = Looked(), []
     for spec in (spec for spec in record.specs if spec.once):
         shard = read_shard(storage, record, spec, 0, None)
-        looked += Looked(shards=1, chunks=shard.chunks, bytes=shard.bytes)
+        looked += shard.looked
         told += [(spec.name, what) for what in shard.problems]
         if shard.values is not None:
             lengths = [record.extents.length(dimension) for dimension in spec.dimensions]

@@ -15,6 +15,7 @@ from vlmlake.store_schema.run_record import RunRecord
 from vlmlake.store_schema.schema import ArraySpec
 from vlmlake.store_schema.shard_reader import DamagedShardError, ShardFormat, Span
 from vlmlake.store_schema.storage import Storage
+from vlmlake.store_schema.verdict import Looked
 
 CHUNKS_NAMED = 3
 """Of a shard's damaged chunks."""
@@ -28,6 +29,11 @@ class ReadShard:
     chunks: int
     values: np.ndarray | None
     problems: tuple[str, ...]
+
+    @property
+    def looked(self) -> Looked:
+        """What it adds to what was looked at."""
+        return Looked(shards=int(self.bytes > 0), chunks=self.chunks, bytes=self.bytes)
 
 
 def read_shard(

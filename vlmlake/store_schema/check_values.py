@@ -22,7 +22,7 @@ WHOLE_ROWS = ("attention", "prefix_attention")
 class Batch:
     """One batch as its commit and its roles tell it.
 
-    shared: whether prefixes are computed once for all their questions, which only families allow whose every token looks
+    shared: whether prefixes are computed once for all their questions, which needs a family whose every token looks
     back. prefix_roles: [prefixes, prefix tokens] of schema.ROLES, none where they cannot be read.
     """
 

@@ -192,7 +192,7 @@ class _RunCheck:
                 self.note(commit.batch, spec.name, *check_values(spec, batch, shard.values))
 
     def shard(self, number: int, spec: ArraySpec, shard: ReadShard) -> None:
-        self.looked += Looked(shards=1, chunks=shard.chunks, bytes=shard.bytes)
+        self.looked += shard.looked
         self.note(number, spec.name, *shard.problems)
 
     def whole_run(self, numbers: list[int], listed: Mapping[int, tuple[int, Commit]] | None) -> None:
