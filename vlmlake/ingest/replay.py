@@ -67,10 +67,10 @@ def replay(
         forward = run_batch(family, work.wanted, asked, decoding, work.shared)
         arrays = batch_arrays(Finished(run.record, work.wanted, asked, forward, work.sees_suffix), scratch)
         for place, index in enumerate(batch.examples):
-            example = work.examples[work.items[index].examples[0]].id
             prompt, answer = asked.prompts[place], forward.answers[place]
             again = Again(arrays, place, batch.prefix_of[place], prompt, answer, work.sees_suffix)
-            comparison.example(rows[example], again)
+            for asker in work.items[index].examples:
+                comparison.example(rows[work.examples[asker].id], again)
         done += len(batch.examples)
         report(done, len(work.items))
     return Replayed(tuple(rows), comparison.values, tuple(comparison.problems))

@@ -157,12 +157,12 @@ class Comparison:
         if "layer" in spec.dimensions:
             axis = spec.dimensions.index("layer") - 1
             words = f", {self.record.layers[places[axis][at[axis]]]}"
+        count = int(wrong.sum())
         if not spec.is_float:
-            return f"{words}: {int(wrong.sum())} values are others"
-        return (
-            f"{words}: {int(wrong.sum())} values differ, by up to {told[at]:.2g} of the token's largest, allowed "
-            f"{self.tolerance[spec.kind]:.2g}"
-        )
+            return f"{words}: {count} values are others" if count > 1 else f"{words}: 1 value is another"
+        differ = f"{count} values differ" if count > 1 else "1 value differs"
+        measure = "" if spec.kind == "weight" else " of the token's largest"
+        return f"{words}: {differ}, by up to {told[at]:.2g}{measure}, allowed {self.tolerance[spec.kind]:.2g}"
 
     def _stored(self, spec: ArraySpec, row: int | None, batch: int | None) -> np.ndarray | None:
         """One row of an array, or all of one that the run shares; none where it is damaged, which is noted."""
