@@ -320,6 +320,10 @@ def test_a_prompt_whose_tokens_see_one_another_is_allowed_where_no_prefix_is_sha
         ({"suffix_tokens": 4}, "no value inside the lengths"),
         ({"finish": "tired", "token_ids": []}, "finish is neither"),
         ({"log_probs": []}, "token_ids and log_probs are not equally many"),
+        (
+            {"samples": [{"sample": 0, "answer_tokens": 2, "token_ids": [3], "log_probs": [-1.0], "finish": "stop"}]},
+            "a sample's token_ids",
+        ),
         ({"log_probs": [0.5]}, "log_probs are no logarithms"),
         ({"log_probs": [float("nan")]}, "log_probs are no logarithms"),
         ({"token_ids": [11]}, "token_ids are not in the vocabulary"),

@@ -93,6 +93,12 @@ def _faults(record: RunRecord) -> Mapping[str, Any]:
         "log_probs are no logarithms of probabilities": lambda row: any(
             not (value is not None and value <= ROUNDING) for value in row["log_probs"]
         ),
+        "a sample's token_ids, log_probs and answer_tokens do not agree": lambda row: any(
+            not len(drawn["token_ids"])
+            == len(drawn["log_probs"])
+            == drawn["answer_tokens"] + (drawn["finish"] == "stop")
+            for drawn in row["samples"] or ()
+        ),
         "finish is neither stop nor length": lambda row: row["finish"] not in ("stop", "length"),
         "token_ids are not in the vocabulary": lambda row: any(
             not (token is not None and 0 <= token < extents.vocab) for token in row["token_ids"]

@@ -148,8 +148,9 @@ def _check_weights(
         here = [np.array([layer]), *axes]
         kind = "attention that does not sum to 1" if whole else "attention that sums to more than 1"
         found.add(kind, row, _unfolded(here, np.argwhere(wrong[None])))
-        found.add("attention below 0", row, _unfolded(here, np.argwhere(weights[None] < 0)))
-        if masked is not None:
+        if weights.min(initial=0) < 0:
+            found.add("attention below 0", row, _unfolded(here, np.argwhere(weights[None] < 0)))
+        if masked is not None and weights[..., masked].max(initial=0) > 0:
             found.add("attention to a later token", row, _unfolded(here, np.argwhere((weights * masked)[None] > 0)))
 
 
