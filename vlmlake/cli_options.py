@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+import json
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -15,6 +16,32 @@ if TYPE_CHECKING:
 DATA, MODEL, CAPTURE, ANSWERS = "Data", "Model", "What is kept", "Answers"
 
 Url = Annotated[str, typer.Argument(metavar="URL", help="The lake: a folder or any URL that fsspec knows.")]
+
+StorageOptions = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--storage-option",
+        metavar="NAME=VALUE",
+        help="For the file system of the lake, as in endpoint_url=http://localhost:9000.",
+    ),
+]
+CREDENTIALS = (
+    "key",
+    "secret",
+    "token",
+    "password",
+    "passwd",
+    "username",
+    "account_key",
+    "sas_token",
+    "credential",
+    "credentials",
+    "connection_string",
+    "client_secret",
+)
+"""Names of storage options that no command line should hold, where other users of the machine and the shell's history
+see them.
+"""
 
 Model = Annotated[str, typer.Option(help="Local folder of save_pretrained, or a hub id.", rich_help_panel=MODEL)]
 Revision = Annotated[
@@ -119,13 +146,34 @@ def job_of(
         datasets=tuple(dataset),
         lake=lake,
         images=images,
-        columns=_columns(columns or []),
+        columns=named_columns(columns),
         plan=read_plan(plan, dtype, blank),
         decoding=Decoding(answer_tokens, samples, temperature, top_p, seed),
         batch_size=batch_size,
         share_prefix=share_prefix,
         skip_bad=skip_bad,
     )
+
+
+def storage_options(given: list[str] | None) -> dict[str, Any]:
+    """Options for fsspec out of NAME=VALUE; a value is JSON where it parses, else text.
+
+    Raises VlmlakeError for a credential, or what is no NAME=VALUE.
+    """
+    options: dict[str, Any] = {}
+    for text in given or []:
+        name, separator, value = text.partition("=")
+        if not separator or not name:
+            raise VlmlakeError(
+                f"--storage-option {name}: expected NAME=VALUE, as in endpoint_url=http://localhost:9000"
+            )
+        if name.lower() in CREDENTIALS:
+            raise VlmlakeError(f"--storage-option {name}: credentials come from the environment")
+        try:
+            options[name] = json.loads(value)
+        except ValueError:
+            options[name] = value
+    return options
 
 
 def pixels(text: str | None) -> tuple[int, int] | None:
@@ -138,9 +186,10 @@ def pixels(text: str | None) -> tuple[int, int] | None:
     return int(width), int(height)
 
 
-def _columns(given: list[str]) -> dict[str, str]:
+def named_columns(given: list[str] | None) -> dict[str, str]:
+    """What a table calls an example's fields, out of FIELD=NAME."""
     columns = {}
-    for text in given:
+    for text in given or []:
         field, separator, name = text.partition("=")
         if not separator or not field or not name:
             raise VlmlakeError(f"--column {text}: expected FIELD=NAME, for instance question=prompt")
