@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from vlmlake.console.printable import printable
 from vlmlake.store_schema.lake import Lake
 from vlmlake.store_schema.sizes import size_in_words
 
@@ -77,8 +78,7 @@ def print_table(console: Console, answer: pa.Table) -> None:
 def _cell(value: Any) -> str:
     if value is None:
         return ""
-    text = _number(value) if isinstance(value, float) else str(value)
-    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
+    return printable(_number(value) if isinstance(value, float) else str(value))
 
 
 def _number(value: float) -> str:
