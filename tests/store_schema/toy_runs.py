@@ -92,9 +92,9 @@ def toy_rows(record: RunRecord, number: int) -> list[dict[str, object]]:
     ]
 
 
-def lay_out(url: str, record: RunRecord) -> Storage:
+def lay_out(url: str, record: RunRecord, storage_options: dict[str, object] | None = None) -> Storage:
     """A lake with the run and none of its batches."""
-    storage = create_lake(url).storage
+    storage = create_lake(url, storage_options).storage
     rng = np.random.default_rng(7)
     shapes = {spec.name: [record.extents.length(dimension) for dimension in spec.dimensions] for spec in ONCE_ARRAYS}
     once = {name: rng.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
@@ -106,10 +106,15 @@ def commit(storage: Storage, record: RunRecord, number: int) -> None:
     commit_batch(storage, record, number, toy_batch(record, seed=number), toy_rows(record, number))
 
 
-def toy_run(url: str, record: RunRecord | None = None, numbers: tuple[int, ...] = (0, 1, 2)) -> Run:
+def toy_run(
+    url: str,
+    record: RunRecord | None = None,
+    numbers: tuple[int, ...] = (0, 1, 2),
+    storage_options: dict[str, object] | None = None,
+) -> Run:
     """A run with these batches, finished if they are all; one example was skipped."""
     record = record or toy_record()
-    storage = lay_out(url, record)
+    storage = lay_out(url, record, storage_options)
     record_skipped(storage, record.name, [{"run": record.name, "example": "torn", "reason": "torn"}])
     for number in numbers:
         commit(storage, record, number)

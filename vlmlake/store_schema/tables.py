@@ -151,7 +151,7 @@ def decode(content: bytes, schema: pa.Schema, where: str) -> tuple[pa.Table, dic
     if not table.schema.equals(schema):
         raise DamagedError(f"{where} has the columns {table.schema.names}, expected {schema.names} of the known types")
     pairs = {key.decode(): value.decode() for key, value in (file.metadata.metadata or {}).items()}
-    # The footer's pairs and Parquet's names of nested fields would otherwise go into the file that these rows are put in.
+    # The footer's pairs and Parquet's names of nested fields would otherwise go along into the next file of these rows.
     return table.cast(schema), pairs
 
 

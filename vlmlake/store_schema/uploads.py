@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from vlmlake.store_schema.retries import patiently
 from vlmlake.store_schema.storage import Storage
 
 
@@ -39,14 +40,19 @@ def abort_upload(storage: Storage, upload: Upload) -> None:
     """Give up what was uploaded; nothing happens where it is gone already."""
     bucket = storage.root.partition("/")[0]
     with suppress(FileNotFoundError):
-        storage.fs.call_s3("abort_multipart_upload", Bucket=bucket, Key=upload.key, UploadId=upload.upload)
+        _ask(storage, "abort_multipart_upload", Bucket=bucket, Key=upload.key, UploadId=upload.upload)
 
 
 def _pages(storage: Storage, bucket: str, prefix: str) -> Iterator[dict[str, Any]]:
     marker: dict[str, str] = {}
     while True:
-        page = storage.fs.call_s3("list_multipart_uploads", Bucket=bucket, Prefix=prefix, **marker)
+        page = _ask(storage, "list_multipart_uploads", Bucket=bucket, Prefix=prefix, **marker)
         yield page
         if not page.get("IsTruncated"):
             return
         marker = {"KeyMarker": page["NextKeyMarker"], "UploadIdMarker": page["NextUploadIdMarker"]}
+
+
+def _ask(storage: Storage, call: str, **arguments: str) -> dict[str, Any]:
+    answer: dict[str, Any] = patiently(f"{call} of {storage.url}", lambda: storage.fs.call_s3(call, **arguments))
+    return answer
