@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import re
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,6 +22,8 @@ from vlmlake.store_schema.arrays import shard_file
 from vlmlake.store_schema.commits import look
 from vlmlake.store_schema.copying import copy_run
 from vlmlake.store_schema.finish import finish, is_finished
+from vlmlake.store_schema.leftovers import find_leftovers
+from vlmlake.store_schema.run import Run
 from vlmlake.store_schema.schema import ALWAYS
 from vlmlake.store_schema.selection import Selection
 from vlmlake.store_schema.storage import Storage
@@ -63,6 +71,17 @@ def assert_same(ours: xr.Dataset, wanted: xr.Dataset) -> None:
     assert places[0] == places[1]
 
 
+def assert_passes(run: Run) -> None:
+    """Everything that a run which was extracted passes."""
+    state = look(run.storage, run.record, fresh=True)
+    assert len(state.committed) == run.record.extents.batches
+    assert not state.broken
+    assert not state.begun
+    finish(run.storage, run.record)
+    assert run.largest()["largest"].is_finite().all()
+    assert find_leftovers(run.storage, older_than=0) == ()
+
+
 @pytest.fixture(scope="module")
 def source(tmp_path_factory):
     return toy_run(str(tmp_path_factory.mktemp("source")))
@@ -79,19 +98,21 @@ def test_all_of_a_run_keeps_its_name_and_every_byte(source, tmp_path):
     there = open_lake(str(tmp_path)).run(source.name)
     assert there.record == source.record
     assert files_of(there) == files_of(source)
+    assert_passes(there)
     assert there.skipped()["example"].to_list() == ["torn"]
     assert copied.read > sum(source.array_bytes().values())
     assert copied.written >= sum(len(content) for content in files_of(there).values())
 
 
-@pytest.mark.parametrize("raw", [True, False])
 @pytest.mark.parametrize("name", SELECTIONS)
-def test_a_selection_equals_what_xarray_selects(source, tmp_path, name, raw):
+def test_a_selection_equals_what_xarray_selects(source, tmp_path, name):
     selection = SELECTIONS[name]
     copied = copy_run(source, str(tmp_path), selection)
     there = open_lake(str(tmp_path)).run(copied.run)
-    wanted = selected(source.dataset(raw=raw), selection)
-    assert_same(there.dataset(raw=raw), wanted)
+    for raw in (True, False):
+        wanted = selected(source.dataset(raw=raw), selection)
+        assert_same(there.dataset(raw=raw), wanted)
+    assert_passes(there)
     assert copied.run != source.name
     assert copied.examples == there.record.examples == wanted.sizes["example"]
     assert copied.finished
@@ -147,18 +168,6 @@ def test_into_the_same_lake_a_selection_lies_beside_its_source(tmp_path):
     assert copy_run(run, str(tmp_path)).copied == 0
 
 
-def test_a_copy_passes_what_a_run_must_pass(source, tmp_path):
-    for selection in (Selection(), *SELECTIONS.values()):
-        name = copy_run(source, str(tmp_path), selection).run
-        there = open_lake(str(tmp_path)).run(name)
-        state = look(there.storage, there.record, fresh=True)
-        assert len(state.committed) == there.record.extents.batches
-        assert not state.broken
-        assert not state.begun
-        finish(there.storage, there.record)
-        assert all(np.isfinite(there.largest()["largest"]))
-
-
 def test_a_run_on_its_way_is_copied_as_far_as_it_is_and_then_the_rest(tmp_path):
     run = toy_run(str(tmp_path / "source"), numbers=(0, 2))
     target = str(tmp_path / "target")
@@ -212,14 +221,13 @@ def test_a_damaged_shard_is_not_copied_and_named(tmp_path, change):
     content = bytearray(run.storage.read(path))
     content[5] ^= 1
     commits = look(run.storage, run.record).committed
-    patched = replace(run, storage=run.storage)
     if change == "bit":
         run.storage.write(path, bytes(content))
         with pytest.raises(DamagedError, match=rf"batch 1 of {run.name} .*hidden_states/c.1.0.0.0 is not what"):
-            copy_run(patched, str(tmp_path / "target"))
+            copy_run(run, str(tmp_path / "target"))
         assert open_lake(str(tmp_path / "target")).run(run.name).batches_done == 1
         with pytest.raises(DamagedError, match="hidden_states of batch 1"):
-            copy_run(patched, str(tmp_path / "target"), Selection(arrays=("hidden_states",)))
+            copy_run(run, str(tmp_path / "target"), Selection(arrays=("hidden_states",)))
         return
     if change == "cut":
         run.storage.write(path, bytes(content[:-1]))
@@ -254,6 +262,60 @@ def test_a_target_of_another_plan_is_refused(source, tmp_path):
     toy_run(str(tmp_path), toy_record(examples=14))
     with pytest.raises(VlmlakeError, match="was planned otherwise"):
         copy_run(source, str(tmp_path))
+
+
+class Ranges(SimpleHTTPRequestHandler):
+    """A web server that answers requests for parts of files."""
+
+    def do_GET(self):
+        path = Path(self.translate_path(self.path))
+        if not path.is_file():
+            self.send_error(404)
+            return
+        content, asked = path.read_bytes(), re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range", ""))
+        if asked:
+            content = content[int(asked[1]) : int(asked[2]) + 1]
+        self.send_response(206 if asked else 200)
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture(scope="module")
+def web(source):
+    """Address of the source lake on a web server."""
+    pytest.importorskip("aiohttp")
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Ranges, directory=source.storage.root))
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+@pytest.mark.parametrize("selection", [Selection(), SELECTIONS["all at once"]], ids=["all", "some"])
+def test_from_a_web_server(source, web, tmp_path, selection):
+    copied = copy_run(open_lake(web).run("toy"), str(tmp_path), selection)
+    there = open_lake(str(tmp_path)).run(copied.run)
+    assert_same(there.dataset(raw=True), selected(source.dataset(raw=True), selection))
+    if selection.everything:
+        assert files_of(there) == files_of(source)
+    with pytest.raises(VlmlakeError, match="is a web address"):
+        copy_run(source, web, selection)
+
+
+def test_two_that_copy_at_once_end_with_one_run(source, tmp_path):
+    selection = Selection(layers=("block_0", "block_1"))
+    with ThreadPoolExecutor(4) as pool:
+        done = list(pool.map(lambda _: copy_run(source, str(tmp_path), selection), range(4)))
+    assert {one.run for one in done} == {done[0].run}
+    there = open_lake(str(tmp_path)).run(done[0].run)
+    assert_same(there.dataset(raw=True), selected(source.dataset(raw=True), selection))
+    assert is_finished(there.storage, there.name)
 
 
 def test_through_memory_and_back(source):
