@@ -39,6 +39,7 @@ def finish(url: options.Url, run: options.OneRun = None, storage_option: options
     from vlmlake.store_schema.lake import open_lake
 
     lake = open_lake(url, options.storage_options(storage_option))
+    lake.storage.require_writable()
     refusals = []
     for one in _runs(lake, run):
         before = is_finished(lake.storage, one.name)

@@ -12,6 +12,7 @@ from datetime import datetime
 from typing import Literal
 from uuid import uuid4
 
+from vlmlake.errors import VlmlakeError
 from vlmlake.store_schema import paths
 from vlmlake.store_schema.lake_files import Group, Kind, sort_files
 from vlmlake.store_schema.storage import WRITING, Storage
@@ -28,7 +29,8 @@ class Leftover:
     begun and not ended; `unknown`, nothing that vlmlake writes there, which stays.
 
     age: seconds, of the youngest file of the same batch or creation. young: not old enough to be removed. put: when the
-    storage got it. upload: where it is one.
+    storage got it. needs_absent: a file that, if it is there by now, says that this is no leftover. upload: where it is
+    one.
     """
 
     kind: Kind | Literal["upload"]
@@ -72,14 +74,15 @@ def remove_leftovers(storage: Storage, found: Sequence[Leftover]) -> tuple[Lefto
 
 
 def storage_time(storage: Storage) -> datetime:
-    """What time it is by the storage's clock."""
+    """What time it is by the storage's clock. Raises VlmlakeError if the file that tells it does not stay."""
     path = f"{WRITING}{uuid4().hex}"
     storage.write(path, b"")
     try:
         now = storage.modified(path)
     finally:
         storage.delete(path)
-    assert now is not None
+    if now is None:
+        raise VlmlakeError(f"{storage.url} does not tell the time: {path} was removed by others; run it again")
     return now
 
 

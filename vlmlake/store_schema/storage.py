@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, TypeVar
 from uuid import uuid4
 
@@ -155,7 +155,7 @@ class Storage:
             when: datetime = self._ask(path, lambda: self.fs.modified(self.full(path)))
         except FileNotFoundError:
             return None
-        return when
+        return when if when.tzinfo else when.replace(tzinfo=UTC)
 
     def modified_all(self, paths: Sequence[str]) -> list[datetime | None]:
         """The same of several files, asked for together."""
