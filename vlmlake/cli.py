@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
 from vlmlake import cli_options as options
+from vlmlake import cli_store
+from vlmlake.console.printable import printable
 from vlmlake.errors import VlmlakeError
+from vlmlake.store_schema.retries import client_errors, described, without_credentials
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -59,6 +63,8 @@ def extract(
     temperature: options.Temperature = 0.7,
     top_p: options.TopP = 0.9,
     seed: options.Seed = 0,
+    worker: options.WorkerOf = None,
+    storage_option: options.StorageOptions = None,
 ) -> None:
     """Run a model over a dataset and keep what happened inside it; run it again to finish what was cut off.
 
@@ -68,24 +74,26 @@ def extract(
     from vlmlake.console.extraction import extract_with_progress
     from vlmlake.ingest.model_source import ModelSource
 
-    source = ModelSource(model, revision, model_dtype, device, device_map, attention, trust_remote_code)
+    device = options.device_of(device, os.environ)
     job = options.job_of(
-        source,
-        dataset,
-        lake,
-        images,
-        column,
-        plan,
-        dtype,
-        blank,
-        batch_size,
-        share_prefix,
-        answer_tokens,
-        samples,
-        temperature,
-        top_p,
-        seed,
-        skip_bad,
+        model=ModelSource(model, revision, model_dtype, device, device_map, attention, trust_remote_code),
+        dataset=dataset,
+        lake=lake,
+        images=images,
+        columns=column,
+        plan=plan,
+        dtype=dtype,
+        blank=blank,
+        batch_size=batch_size,
+        share_prefix=share_prefix,
+        answer_tokens=answer_tokens,
+        samples=samples,
+        temperature=temperature,
+        top_p=top_p,
+        seed=seed,
+        skip_bad=skip_bad,
+        worker=options.worker_of(worker, os.environ),
+        storage_options=options.storage_options(storage_option),
     )
     try:
         extract_with_progress(terminal(), job)
@@ -117,6 +125,7 @@ def plan(
     share_prefix: options.SharePrefix = True,
     batch_size: options.BatchSize = 32,
     answer_tokens: options.AnswerTokens = 16,
+    storage_option: options.StorageOptions = None,
 ) -> None:
     """Say what `extract` would write, before anything runs: arrays, bytes, chunks, objects. Needs no weights.
 
@@ -127,15 +136,26 @@ def plan(
     from vlmlake.ingest.forecast import forecast
     from vlmlake.ingest.model_source import ModelSource
 
-    source = ModelSource(model, revision, trust_remote_code=trust_remote_code)
     job = options.job_of(
-        source, dataset, lake, images, column, plan, dtype, blank, batch_size, share_prefix, answer_tokens, samples=0
+        model=ModelSource(model, revision, trust_remote_code=trust_remote_code),
+        dataset=dataset,
+        lake=lake,
+        images=images,
+        columns=column,
+        plan=plan,
+        dtype=dtype,
+        blank=blank,
+        batch_size=batch_size,
+        share_prefix=share_prefix,
+        answer_tokens=answer_tokens,
+        samples=0,
+        storage_options=options.storage_options(storage_option),
     )
     print_forecast(terminal(), forecast(job, options.pixels(image_size)))
 
 
 @app.command()
-def info(url: options.Url) -> None:
+def info(url: options.Url, storage_option: options.StorageOptions = None) -> None:
     """Show the runs of a lake: what they hold, how large it is, how far they are.
 
     Example: vlmlake info ./lake
@@ -143,7 +163,11 @@ def info(url: options.Url) -> None:
     from vlmlake.console import print_info, terminal
     from vlmlake.store_schema.lake import open_lake
 
-    print_info(terminal(), open_lake(url))
+    print_info(terminal(), open_lake(url, options.storage_options(storage_option)))
+
+
+for _verb in (cli_store.status, cli_store.finish, cli_store.gc, cli_store.copy):
+    app.command()(_verb)
 
 
 @app.command()
@@ -200,9 +224,10 @@ def verify(
 def analyze(
     url: options.Url,
     names: Annotated[list[str] | None, typer.Argument(help="Analyses to run; all by default.")] = None,
-    run: Annotated[str | None, typer.Option(help="One run only, by name or model.")] = None,
+    run: options.OneRun = None,
     rule: Annotated[str, typer.Option(help="Label rule: pope_official, exact or yes_xor_no.")] = "pope_official",
     seed: Annotated[int, typer.Option(min=0, help="Seed of folds and resamples.")] = 0,
+    storage_option: options.StorageOptions = None,
 ) -> None:
     """Compute accuracy, probes and spatial entropy from the store alone; results go into the lake.
 
@@ -212,13 +237,22 @@ def analyze(
     from vlmlake.analysis.analyze import analyze as run_analyses
     from vlmlake.console import print_results, terminal
 
-    found = run_analyses(url, tuple(names or ANALYSES), run=run, rule=rule, seed=seed)
+    settings = options.storage_options(storage_option)
+    found = run_analyses(url, tuple(names or ANALYSES), run=run, rule=rule, seed=seed, storage_options=settings)
     print_results(terminal(), found.table)
     found.raise_refusals()
 
 
 @app.command()
-def sql(url: options.Url, query: Annotated[str, typer.Argument(help="One SQL statement.")]) -> None:
+def sql(
+    url: options.Url,
+    query: Annotated[str, typer.Argument(help="One SQL statement.")],
+    allow_files: Annotated[
+        bool,
+        typer.Option("--allow-files", help="Let the statement read and write files of this machine, as DuckDB can."),
+    ] = False,
+    storage_option: options.StorageOptions = None,
+) -> None:
     """Ask a lake in SQL. Tables: runs, examples, answers, samples, skipped, results.
 
     Example: vlmlake sql ./lake "select split, count(*) from examples group by split"
@@ -226,7 +260,7 @@ def sql(url: options.Url, query: Annotated[str, typer.Argument(help="One SQL sta
     from vlmlake.console import print_table, terminal
     from vlmlake.queries import sql as ask
 
-    print_table(terminal(), ask(url, query))
+    print_table(terminal(), ask(url, query, options.storage_options(storage_option), allow_files))
 
 
 @app.command()
@@ -261,23 +295,25 @@ def demo(
 
 
 def main() -> None:
-    """Entry point: a VlmlakeError is one line on standard error and exit code 2."""
+    """Entry point: an error that a user can put right is one line on standard error and exit code 2."""
     try:
         app()
     except VlmlakeError as error:
-        print(f"vlmlake: {error}", file=sys.stderr)
-        sys.exit(2)
+        _refuse(str(error))
     except OSError as error:
-        print(f"vlmlake: {error.filename or 'input or output'}: {error.strerror or error}", file=sys.stderr)
-        sys.exit(2)
+        _refuse(f"{error.filename or 'input or output'}: {error.strerror or error}")
     except ModuleNotFoundError as error:
         if error.name not in ("torch", "transformers", "PIL", "safetensors", "tokenizers"):
             raise
-        print(
-            f"vlmlake: {error.name} is missing: this verb needs the extra `ingest`, as in pip install '.[ingest]'",
-            file=sys.stderr,
-        )
-        sys.exit(2)
+        _refuse(f"{error.name} is missing: this verb needs the extra `ingest`, as in pip install '.[ingest]'")
+    except client_errors() as error:
+        _refuse(described(error))
+
+
+def _refuse(text: str) -> NoReturn:
+    """One line, with nothing in it that drives a terminal or lets somebody in."""
+    print(f"vlmlake: {printable(without_credentials(' '.join(text.split())))}", file=sys.stderr)
+    sys.exit(2)
 
 
 if __name__ == "__main__":

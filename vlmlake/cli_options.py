@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from vlmlake.errors import VlmlakeError
+from vlmlake.store_schema.retries import without_credentials
+from vlmlake.store_schema.workers import Worker
 
 if TYPE_CHECKING:
     from vlmlake.ingest.job import Job
@@ -15,8 +18,18 @@ if TYPE_CHECKING:
 
 DATA, MODEL, CAPTURE, ANSWERS = "Data", "Model", "What is kept", "Answers"
 
-Url = Annotated[str, typer.Argument(metavar="URL", help="The lake: a folder or any URL that fsspec knows.")]
+SECRET_WORDS = ("key", "keys", "secret", "token", "password", "passwd", "credential", "credentials", "sas", "signature")
+SECRET_NAMES = ("accesskey", "connectionstring", "connection_string", "access_key", "passphrase")
+"""A storage option is a credential if a word of its name is one of the first, or the name is one of the second."""
 
+NO_SECRETS = (("token", "anon"), ("token", "cloud"), ("token", "google_default"))
+"""Options of such a name whose value says how to log in, not with what."""
+
+LOCAL_RANKS = ("LOCAL_RANK", "SLURM_LOCALID")
+"""Variables in which torchrun and SLURM say which of its machine's processes this one is."""
+
+Url = Annotated[str, typer.Argument(metavar="URL", help="The lake: a folder or any URL that fsspec knows.")]
+OneRun = Annotated[str | None, typer.Option("--run", help="One run only, by name or model.")]
 StorageOptions = Annotated[
     list[str] | None,
     typer.Option(
@@ -25,23 +38,14 @@ StorageOptions = Annotated[
         help="For the file system of the lake, as in endpoint_url=http://localhost:9000.",
     ),
 ]
-CREDENTIALS = (
-    "key",
-    "secret",
-    "token",
-    "password",
-    "passwd",
-    "username",
-    "account_key",
-    "sas_token",
-    "credential",
-    "credentials",
-    "connection_string",
-    "client_secret",
-)
-"""Names of storage options that no command line should hold, where other users of the machine and the shell's history
-see them.
-"""
+WorkerOf = Annotated[
+    str | None,
+    typer.Option(
+        "--worker",
+        metavar="I/N",
+        help="Take the I-th of N shares of the batches, from 0; by default as torchrun or SLURM says.",
+    ),
+]
 
 Model = Annotated[str, typer.Option(help="Local folder of save_pretrained, or a hub id.", rich_help_panel=MODEL)]
 Revision = Annotated[
@@ -135,6 +139,8 @@ def job_of(
     top_p: float = 0.9,
     seed: int = 0,
     skip_bad: bool = False,
+    worker: Worker | None = None,
+    storage_options: Mapping[str, Any] | None = None,
 ) -> Job:
     """The job that the options describe. Raises VlmlakeError for one that is out of range."""
     from vlmlake.ingest.decoding import Decoding
@@ -152,28 +158,9 @@ def job_of(
         batch_size=batch_size,
         share_prefix=share_prefix,
         skip_bad=skip_bad,
+        worker=worker or Worker(),
+        storage_options=storage_options,
     )
-
-
-def storage_options(given: list[str] | None) -> dict[str, Any]:
-    """Options for fsspec out of NAME=VALUE; a value is JSON where it parses, else text.
-
-    Raises VlmlakeError for a credential, or what is no NAME=VALUE.
-    """
-    options: dict[str, Any] = {}
-    for text in given or []:
-        name, separator, value = text.partition("=")
-        if not separator or not name:
-            raise VlmlakeError(
-                f"--storage-option {name}: expected NAME=VALUE, as in endpoint_url=http://localhost:9000"
-            )
-        if name.lower() in CREDENTIALS:
-            raise VlmlakeError(f"--storage-option {name}: credentials come from the environment")
-        try:
-            options[name] = json.loads(value)
-        except ValueError:
-            options[name] = value
-    return options
 
 
 def pixels(text: str | None) -> tuple[int, int] | None:
@@ -184,6 +171,67 @@ def pixels(text: str | None) -> tuple[int, int] | None:
     if not (width.isdecimal() and height.isdecimal() and int(width) and int(height)):
         raise VlmlakeError(f"image size is {text!r}, expected width and height in pixels like 640x480")
     return int(width), int(height)
+
+
+def storage_options(given: list[str] | None) -> dict[str, Any]:
+    """Names and values out of NAME=VALUE; a value that is JSON is taken as that, else as text.
+
+    Raises VlmlakeError for anything else, and for credentials: a command line is seen by others.
+    """
+    options: dict[str, Any] = {}
+    for text in given or []:
+        name, separator, value = text.partition("=")
+        if not separator or not name:
+            raise VlmlakeError("a --storage-option is not of the form NAME=VALUE, as in endpoint_url=http://host:9000")
+        options[name] = _json_or_text(value)
+    secret = [name for name, value in _leaves(options) if _is_secret(name, value)]
+    if secret:
+        raise VlmlakeError(
+            f"--storage-option {', '.join(secret)}: credentials come from the environment alone (AWS_ACCESS_KEY_ID and "
+            "AWS_SECRET_ACCESS_KEY or a profile, GOOGLE_APPLICATION_CREDENTIALS, AZURE_STORAGE_ACCOUNT_KEY ...)"
+        )
+    return options
+
+
+def worker_of(text: str | None, environment: Mapping[str, str]) -> Worker:
+    """The worker of --worker, else the launcher's. Raises VlmlakeError for what is none."""
+    return Worker.of_environment(environment) if text is None else Worker.parse(text)
+
+
+def device_of(device: str, environment: Mapping[str, str]) -> str:
+    """The device; of several processes on one machine each gets its own accelerator where just `cuda` is asked for.
+
+    Raises VlmlakeError where the launcher's variable is no number.
+    """
+    named = next((name for name in LOCAL_RANKS if name in environment), None)
+    if device != "cuda" or named is None:
+        return device
+    if not environment[named].isdecimal():
+        raise VlmlakeError(f"{named} of the environment is {environment[named]!r}, expected a number: use --device")
+    return f"cuda:{environment[named]}"
+
+
+def _json_or_text(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def _leaves(value: Any) -> Iterator[tuple[str, Any]]:
+    """Every name at any depth with its value."""
+    pairs = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for name, below in pairs:
+        yield str(name), below
+        yield from _leaves(below)
+
+
+def _is_secret(name: str, value: Any) -> bool:
+    plain = name.lower().replace("-", "_")
+    if isinstance(value, str) and "@" in value and without_credentials(value) != value:
+        return True
+    named = plain in SECRET_NAMES or any(word in SECRET_WORDS for word in plain.split("_"))
+    return named and (plain, value) not in NO_SECRETS
 
 
 def named_columns(given: list[str] | None) -> dict[str, str]:

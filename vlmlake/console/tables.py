@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from vlmlake.console.printable import printable
 from vlmlake.store_schema.lake import Lake
 from vlmlake.store_schema.sizes import size_in_words
 
@@ -74,15 +75,10 @@ def print_table(console: Console, answer: pa.Table) -> None:
         console.print(f"{answer.num_rows - ROWS_SHOWN} more rows; add a LIMIT or an aggregate")
 
 
-def escaped(text: str) -> str:
-    """Text from a lake as a terminal may get it: control characters in words."""
-    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
-
-
 def _cell(value: Any) -> str:
     if value is None:
         return ""
-    return escaped(_number(value) if isinstance(value, float) else str(value))
+    return printable(_number(value) if isinstance(value, float) else str(value))
 
 
 def _number(value: float) -> str:

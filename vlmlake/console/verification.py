@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.table import Table
 
-from vlmlake.console.tables import escaped
+from vlmlake.console.printable import printable
 from vlmlake.store_schema.lake import Lake
 from vlmlake.store_schema.sizes import size_in_words
 from vlmlake.store_schema.verdict import Problem, Verdict, is_sound
@@ -46,10 +46,10 @@ def print_verdicts(console: Console, verdicts: Sequence[Verdict], replayed: Mapp
         counts = [one.looked.batches, one.looked.shards, one.looked.chunks]
         cells = [*(f"{count:,}" for count in counts), size_in_words(one.looked.bytes), f"{one.looked.examples:,}"]
         cells += [f"{len(again.examples) if again else 0:,}"] if replayed else []
-        table.add_row(escaped(one.run or "(all runs)"), *cells, f"{len(found):,}")
+        table.add_row(printable(one.run or "(all runs)"), *cells, f"{len(found):,}")
     console.print(table)
     for problem in problems[:PROBLEMS_SHOWN]:
-        console.print(escaped(str(problem)))
+        console.print(printable(str(problem)))
     if len(problems) > PROBLEMS_SHOWN:
         console.print(f"{len(problems) - PROBLEMS_SHOWN} more problems")
     if not any(one.looked.batches for one in verdicts):
@@ -62,4 +62,4 @@ def print_withdrawn(console: Console, taken: Mapping[str, tuple[int, ...]]) -> N
     for run, numbers in taken.items():
         what = "batch" if len(numbers) == 1 else "batches"
         listed = ", ".join(map(str, numbers))
-        console.print(f"{escaped(run)}: {what} {listed} taken back; `vlmlake extract` computes them again")
+        console.print(f"{printable(run)}: {what} {listed} taken back; `vlmlake extract` computes them again")

@@ -1,5 +1,6 @@
 """SQL over the tables of a lake."""
 
+from vlmlake.queries.chosen import examples_where
 from vlmlake.queries.connect import connect, sql
 
-__all__ = ["connect", "sql"]
+__all__ = ["connect", "sql", "examples_where"]

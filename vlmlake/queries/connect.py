@@ -17,12 +17,26 @@ CREATE TEMP VIEW samples AS
 SELECT run, example, unnest(sample) FROM (SELECT run, example, unnest(samples) AS sample FROM batches)
 """
 
+OPEN = ("python_enable_replacements = false",)
+NO_FILES = (
+    "autoinstall_known_extensions = false",
+    "autoload_known_extensions = false",
+    "allow_persistent_secrets = false",
+    "temp_directory = ''",
+    "enable_external_access = false",
+)
+LOCKED = ("lock_configuration = true",)
+"""Settings of every connection, of one that reaches no file, and what makes them final."""
 
-def connect(url: str, storage_options: Mapping[str, Any] | None = None) -> duckdb.DuckDBPyConnection:
+
+def connect(
+    url: str, storage_options: Mapping[str, Any] | None = None, allow_files: bool = False
+) -> duckdb.DuckDBPyConnection:
     """A DuckDB connection with a view `runs` and one per table (lake.TABLES) over all runs of a lake.
 
     The tables are Arrow datasets read on demand, projections and filters pushed down. The connection itself can reach
-    no file, no network and no Python variable: a query sees the lake and nothing else.
+    no file, no network and no Python variable: a query sees the lake and nothing else. allow_files: files and the
+    network too, as DuckDB reads and writes them.
 
     Raises VlmlakeError if there is no lake at `url`.
     """
@@ -32,11 +46,7 @@ def connect(url: str, storage_options: Mapping[str, Any] | None = None) -> duckd
         connection.register(view, lake.arrow(view))
     connection.execute(SAMPLES)
     connection.register("runs", runs_table(lake))
-    for setting in (
-        "python_enable_replacements = false",
-        "enable_external_access = false",
-        "lock_configuration = true",
-    ):
+    for setting in (*OPEN, *(() if allow_files else NO_FILES), *LOCKED):
         connection.execute(f"SET {setting}")
     return connection
 
@@ -59,12 +69,14 @@ def runs_table(lake: Lake) -> pa.Table:
     return pa.Table.from_pylist(rows, schema=pa.schema([("run", pa.string()), ("model", pa.string()), *types]))
 
 
-def sql(url: str, query: str, storage_options: Mapping[str, Any] | None = None) -> pa.Table:
+def sql(url: str, query: str, storage_options: Mapping[str, Any] | None = None, allow_files: bool = False) -> pa.Table:
     """The answer to one SQL statement over the lake at `url`; an empty table for one that answers nothing.
+
+    allow_files: as of `connect`.
 
     Raises VlmlakeError with DuckDB's message if the statement is wrong, or if there is none or more than one.
     """
-    with connect(url, storage_options) as connection:
+    with connect(url, storage_options, allow_files) as connection:
         try:
             statements = connection.extract_statements(query)
             if len(statements) != 1:

@@ -9,7 +9,7 @@ it may have overwritten some, and puts all of its own again.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -131,11 +131,22 @@ def commit_batch(
 
     rows: one mapping per example with the columns of `tables.BATCH`.
     """
+
+    def put() -> Commit:
+        return Commit.of(record.name, number, write_batch(storage, record, number, arrays), rows)
+
+    return commit_shards(storage, record, number, put)
+
+
+def commit_shards(storage: Storage, record: RunRecord, number: int, put: Callable[[], Commit]) -> int:
+    """The same with the shards that `put` puts; it says what the commit is, and is called again where another writer
+    puts other ones.
+    """
     path, written = paths.batch(record.name, number), 0
     if _commit_there(storage, record, number):
         return 0
     for _ in range(ROUNDS):
-        commit = Commit.of(record.name, number, write_batch(storage, record, number, arrays), rows)
+        commit = put()
         content = commit.encode()
         written += commit.bytes + len(content)
         if storage.create(path, content):

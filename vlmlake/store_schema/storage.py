@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, TypeVar
 from uuid import uuid4
 
@@ -166,7 +166,11 @@ class Storage:
             when: datetime = self._ask(path, lambda: self.fs.modified(self.full(path)))
         except FileNotFoundError:
             return None
-        return when
+        return when if when.tzinfo else when.replace(tzinfo=UTC)
+
+    def modified_all(self, paths: Sequence[str]) -> list[datetime | None]:
+        """The same of several files, asked for together."""
+        return self._together(self.modified, paths)
 
     def free(self) -> int | None:
         """Bytes free where the root lies or shall lie; none where that is not a local disk."""
@@ -285,6 +289,13 @@ class Storage:
         self.require_writable()
         with suppress(FileNotFoundError):
             self._ask(path, lambda: self.fs.rm_file(self.full(path)))
+
+    def remove_empty_folders(self, folder: str) -> None:
+        """Remove a folder of a local disk and those below it, as far as they hold nothing; elsewhere there are none."""
+        if self.local:
+            for place, _, _ in os.walk(self.full(folder), topdown=False):
+                with suppress(OSError):
+                    os.rmdir(place)
 
     def require_writable(self) -> None:
         """Raises VlmlakeError for a web address."""

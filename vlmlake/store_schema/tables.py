@@ -145,13 +145,15 @@ def decode(content: bytes, schema: pa.Schema, where: str) -> tuple[pa.Table, dic
         raise DamagedError(f"{where} is damaged: its checksum does not hold")
     try:
         file = pq.ParquetFile(io.BytesIO(content))
-        table = file.read()
+        # A process that ends while pyarrow still starts its threads is aborted; a commit has nothing for them to do.
+        table = file.read(use_threads=False)
     except (pa.ArrowInvalid, OSError) as error:
         raise DamagedError(f"{where} is damaged: {str(error).splitlines()[0]}") from error
     if not table.schema.equals(schema):
         raise DamagedError(f"{where} has the columns {table.schema.names}, expected {schema.names} of the known types")
     pairs = {key.decode(): value.decode() for key, value in (file.metadata.metadata or {}).items()}
-    return table, pairs
+    # The footer's pairs and Parquet's names of nested fields would otherwise go along into the next file of these rows.
+    return table.cast(schema), pairs
 
 
 def read(storage: Storage, paths: Sequence[str], schema: pa.Schema) -> pa.Table:
