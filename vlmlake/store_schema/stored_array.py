@@ -84,7 +84,9 @@ class StoredArray:
         for part, chunks in zip(parts, _chunks(self.storage, parts), strict=True):
             here = np.flatnonzero(batches == part.number)
             neighbours = here[-1] - here[0] + 1 == len(here)
-            values = target[here[0] : here[-1] + 1] if neighbours else form.empty((len(here), *target.shape[1:]), self.dtype)
+            values = (
+                target[here[0] : here[-1] + 1] if neighbours else form.empty((len(here), *target.shape[1:]), self.dtype)
+            )
             try:
                 form.place(chunks, part.wanted, values)
             except DamagedShardError as error:
