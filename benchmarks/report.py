@@ -41,7 +41,7 @@ class Row:
 
 def show_run(device: str, rounds: int) -> None:
     """Where and when, and how the numbers come about."""
-    chip = torch.cuda.get_device_name() if device == "cuda" else _processor()
+    chip = torch.cuda.get_device_name() if device == "cuda" else processor()
     versions = ", ".join(f"{name} {version(name)}" for name in ("vlmlake", "torch", "transformers", "numpy", "zarr"))
     command = shlex.join([f"{Path(sys.argv[0]).parent.name}/{Path(sys.argv[0]).name}", *sys.argv[1:]])
     console.print(f"{date.today()}  python {command}")
@@ -72,6 +72,6 @@ def show_missed(missed: Sequence[str]) -> None:
     console.print(f"Short of their target: {', '.join(missed)}" if missed else "Every row meets its target.")
 
 
-def _processor() -> str:
+def processor() -> str:
     lines = Path("/proc/cpuinfo").read_text().splitlines()
     return next((line.partition(": ")[2] for line in lines if line.startswith("model name")), platform.machine())

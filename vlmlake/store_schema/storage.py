@@ -128,6 +128,8 @@ class Storage:
     def entries(self, folder: str) -> tuple[Entry, ...]:
         """Files and folders directly below `folder`, sorted by name; none where the folder is missing."""
         self.require_writable()
+        if self.local:
+            return self._local_entries(folder)
         try:
             listed = self._ask(folder, lambda: self.fs.ls(self.full(folder), detail=True))
         except (FileNotFoundError, NotADirectoryError):
@@ -137,6 +139,19 @@ class Storage:
             for item in listed
             if item["name"].rstrip("/") != self.full(folder).rstrip("/")
         )
+        return tuple(sorted(found, key=lambda entry: entry.name))
+
+    def _local_entries(self, folder: str) -> tuple[Entry, ...]:
+        """fsspec asks about every file several times."""
+        found = []
+        try:
+            with os.scandir(self.full(folder)) as listed:
+                for item in listed:
+                    with suppress(FileNotFoundError):
+                        facts, is_folder = item.stat(), item.is_dir()
+                        found.append(Entry(item.name, 0 if is_folder else facts.st_size, is_folder))
+        except (FileNotFoundError, NotADirectoryError):
+            return ()
         return tuple(sorted(found, key=lambda entry: entry.name))
 
     def entries_of(self, folders: Sequence[str]) -> list[tuple[Entry, ...]]:

@@ -68,12 +68,11 @@ class StoredArray:
         keys = (*keys, *(slice(None) for _ in range(self.ndim - len(keys))))
         wanted = [_places(part, length) for part, length in zip(keys, self.shape, strict=True)]
         values = self._read(wanted)
-        values = values.astype(self.dtype, copy=False)
         return values[tuple(0 if isinstance(part, int | np.integer) else slice(None) for part in keys)]
 
     def _read(self, wanted: list[np.ndarray]) -> np.ndarray:
         form = shard_format(self.record, self.spec)
-        target = form.empty([len(axis) for axis in wanted])
+        target = form.empty([len(axis) for axis in wanted], self.dtype)
         if target.size == 0:
             return target
         rows = wanted[0] if self.rows is None else self.rows[wanted[0]]
@@ -83,13 +82,17 @@ class StoredArray:
             for number in np.unique(batches)
         ]
         for part, chunks in zip(parts, _chunks(self.storage, parts), strict=True):
-            values = target if len(parts) == 1 else form.empty([len(axis) for axis in part.wanted])
+            here = np.flatnonzero(batches == part.number)
+            neighbours = here[-1] - here[0] + 1 == len(here)
+            values = (
+                target[here[0] : here[-1] + 1] if neighbours else form.empty((len(here), *target.shape[1:]), self.dtype)
+            )
             try:
                 form.place(chunks, part.wanted, values)
             except DamagedShardError as error:
                 raise part.damaged(str(error)) from error
-            if values is not target:
-                target[batches == part.number] = values
+            if not neighbours:
+                target[here] = values
         return target
 
 
