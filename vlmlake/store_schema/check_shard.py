@@ -50,7 +50,7 @@ def read_shard(
         index = form.index(content[-form.index_bytes :])
     except DamagedShardError as error:
         return ReadShard(len(content), 0, None, (*problems, f"{path}: {error}"))
-    spans = form.spans(index, [range(length) for length in form.shape])
+    spans = form.spans(index, [np.arange(length) for length in form.shape])
     problems += _named(path, islice(_damaged(form, content, spans), CHUNKS_NAMED + 1))
     if problems:
         return ReadShard(len(content), len(spans), None, tuple(problems))

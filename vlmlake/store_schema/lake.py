@@ -61,6 +61,7 @@ def _opened(storage: Storage) -> Lake:
 def refuse_foreign_lake(url: str, storage_options: Mapping[str, Any] | None = None) -> None:
     """Raises VlmlakeError if there is a lake at `url` that this version cannot write to; nothing there is fine."""
     storage = Storage.at(url, storage_options)
+    storage.require_writable()
     if storage.exists(paths.LAKE):
         _opened(storage)
 

@@ -28,6 +28,7 @@ WRITING = ".writing-"
 """Beginning of the names of files that are not whole yet."""
 
 WEB = ("http", "https")
+S3 = ("s3", "s3a")
 EXTRAS = {"http": "http", "https": "http", "s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs", "az": "azure"}
 """The extra of vlmlake that brings a protocol's package."""
 
@@ -88,6 +89,8 @@ class Storage:
             raise VlmlakeError(f"cannot open {shown}: expected an address without ? and #, to which paths are added")
         try:
             fs, root = fsspec.core.url_to_fs(url, use_listings_cache=False, **_settings(protocol, options or {}))
+            if protocol in S3:
+                fs.connect()  # an option that it does not know would come out with the first request
         except ImportError as error:
             extra = f"; pip install 'vlmlake[{EXTRAS[protocol]}]'" if protocol in EXTRAS else ""
             raise VlmlakeError(f"cannot open {shown}: {error}{extra}") from error
@@ -335,7 +338,7 @@ def _protocol(url: str) -> str:
 
 def _settings(protocol: str, options: Mapping[str, Any]) -> dict[str, Any]:
     """What fsspec is told: the given options over ours."""
-    if protocol in ("s3", "s3a"):
+    if protocol in S3:
         return {**options, "config_kwargs": {**S3_CONFIG, **options.get("config_kwargs", {})}}
     if protocol in WEB:
         return {"client_kwargs": {"timeout": _patience()}, **options}
