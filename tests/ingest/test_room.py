@@ -103,7 +103,7 @@ def uncommit(job: Job, *numbers: int) -> None:
     (run,) = open_lake(job.lake).runs
     storage = Storage.at(job.lake)
     for number in numbers:
-        storage.fs.rm(storage.full(paths.batch(run, number)))
+        storage.delete(paths.batch(run, number))
 
 
 def test_a_resumed_run_needs_room_for_what_is_missing_alone(job, disk):

@@ -18,15 +18,20 @@ def test_what_was_written_is_read_back_and_listed(storage):
     assert storage.read("a/b.txt") == b"two!"
     assert storage.exists("a/b.txt")
     assert storage.names("a") == ("b.txt",)
-    assert storage.size("a") == 4
+    assert storage.files("a") == {"a/b.txt": 4}
+    assert storage.length("a/b.txt") == 4
 
 
 def test_nothing_there_is_said_plainly(storage):
     assert storage.names("nowhere") == ()
-    assert storage.size("nowhere") == 0
+    assert storage.files("nowhere") == {}
+    assert storage.modified("nowhere") is None
     assert not storage.exists("nowhere")
     with pytest.raises(FileNotFoundError):
         storage.read("nowhere")
+    with pytest.raises(FileNotFoundError):
+        storage.length("nowhere")
+    storage.delete("nowhere")
 
 
 def test_a_failed_local_write_leaves_the_old_file_and_no_litter(tmp_path, monkeypatch):
@@ -37,7 +42,7 @@ def test_a_failed_local_write_leaves_the_old_file_and_no_litter(tmp_path, monkey
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full_disk)
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(VlmlakeError, match=r"x: No space left on device\. What was committed is kept; make room"):
         storage.write("x", b"new")
     assert storage.read("x") == b"old"
     assert storage.names(".") == ("x",)
