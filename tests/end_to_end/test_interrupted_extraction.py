@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import signal
 import subprocess
 import sys
@@ -24,6 +23,7 @@ from vlmlake.ingest.decoding import Decoding
 from vlmlake.ingest.extract import extract
 from vlmlake.ingest.job import Job
 from vlmlake.ingest.model_source import ModelSource
+from vlmlake.store_schema import paths
 from vlmlake.store_schema.capture_plan import read_plan
 from vlmlake.store_schema.commits import visible
 
@@ -211,10 +211,10 @@ def test_results_of_an_unfinished_run_say_so(job):
 
 def test_a_run_planned_otherwise_is_refused(job):
     run = extract(job).run
-    record = Path(job.lake) / "runs" / run / "run.json"
-    fields = json.loads(record.read_text())
-    fields["extents"]["tokens"] += 1
-    record.write_text(json.dumps(fields))
+    lake = open_lake(job.lake)
+    record = lake.run(run).record
+    other = replace(record, extents=replace(record.extents, tokens=record.extents.tokens + 1))
+    lake.storage.write(paths.run_record(run), other.to_json())
     with pytest.raises(VlmlakeError, match=rf"run {run} of .* was planned otherwise"):
         extract(job)
 

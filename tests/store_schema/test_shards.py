@@ -149,3 +149,10 @@ def test_the_largest_magnitude_is_told_by_layer(dtype):
     by_layer = [largest_magnitude(values[:, layer]) for layer in range(4)]
     assert encoded.largest == (*by_layer, 0.0)
     assert encoded.largest[2] == 0
+
+
+def test_shards_of_other_values_have_another_checksum():
+    """Of a CRC-32C behind each chunk a CRC-32C makes the same number, whatever was in the chunk."""
+    ones = [encode_shard(np.full((4, 6), value, np.int16), (4, 6), (2, 3), -1) for value in range(50)]
+    assert len({encoded.bytes for encoded in ones}) == 1
+    assert len({encoded.crc32 for encoded in ones}) == len(ones)

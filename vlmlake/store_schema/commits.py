@@ -137,6 +137,8 @@ def commit_batch(
     path, written = paths.batch(record.name, number), 0
     if _commit_there(storage, record, number):
         return 0
+    # What a batch list says of a commit that is gone would pass for the new one's, if that is as long.
+    remove_batch_list(storage, record.name)
     for _ in range(ROUNDS):
         commit = Commit.of(record.name, number, write_batch(storage, record, number, arrays), rows)
         content = commit.encode()

@@ -25,15 +25,17 @@ def finish(storage: Storage, record: RunRecord) -> None:
 
     Raises VlmlakeError if a batch is missing or broken.
     """
+    # Lengths first: of a commit that is replaced meanwhile the list then has the old one, which no reader takes for it.
+    sizes = batch_files(storage, record)
     # What an older batch list says of a batch may be out of date, so every commit is read.
     state, planned = look(storage, record, fresh=True), record.extents.batches
-    if len(state.committed) < planned:
+    if len(state.committed.keys() & sizes.keys()) < planned:
         broken = "".join(f"; batch {number} is broken: {why}" for number, why in sorted(state.broken.items())[:3])
         raise VlmlakeError(
             f"run {record.name} of {storage.url} has {len(state.committed)} of {planned} batches{broken}: "
             "`vlmlake extract` computes the others"
         )
-    content = encode_batch_list(record.name, state.committed, batch_files(storage, record))
+    content = encode_batch_list(record.name, state.committed, sizes)
     storage.write(*finished_group(record))
     storage.write(paths.batch_list(record.name), content)
     remove_notes(storage, record.name)

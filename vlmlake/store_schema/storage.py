@@ -244,9 +244,9 @@ class Storage:
         """Write beside the target and move there; false where `move` finds something in its place."""
         full = self.full(path)
         folder = os.path.dirname(full)
-        os.makedirs(folder, exist_ok=True)
         temporary = posixpath.join(folder, f"{WRITING}{uuid4().hex}")
         try:
+            os.makedirs(folder, exist_ok=True)
             with open(temporary, "xb") as file:
                 file.writelines(parts)
                 file.flush()
