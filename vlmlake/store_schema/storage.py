@@ -10,9 +10,10 @@ import posixpath
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 from datetime import datetime
+from threading import Lock
 from typing import Any, TypeVar
 from uuid import uuid4
 
@@ -36,6 +37,9 @@ S3_CONFIG = {"connect_timeout": 10, "read_timeout": 60, "retries": {"mode": "sta
 
 AT_ONCE = 16
 """Requests under way together where the file system has no way of its own."""
+
+MEMORY_CREATION = Lock()
+"""`memory://` looks whether a file is there, and then writes it."""
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -122,7 +126,7 @@ class Storage:
         except (FileNotFoundError, NotADirectoryError):
             return ()
         found = (
-            Entry(posixpath.basename(item["name"].rstrip("/")), item["size"] or 0, item["type"] == "directory")
+            _entry(posixpath.basename(item["name"].rstrip("/")), item)
             for item in listed
             if item["name"].rstrip("/") != self.full(folder).rstrip("/")
         )
@@ -230,7 +234,8 @@ class Storage:
 
         def ask() -> bool:
             try:
-                self.fs.pipe_file(self.full(path), content, mode="create")
+                with MEMORY_CREATION if isinstance(self.fs, MemoryFileSystem) else nullcontext():
+                    self.fs.pipe_file(self.full(path), content, mode="create")
             except FileExistsError:
                 # An attempt whose answer was lost may have written it.
                 return bool(mine) and self.fs.cat_file(self.full(path)) == content
@@ -287,6 +292,11 @@ class Storage:
             return [ask(path) for path in paths]
         with ThreadPoolExecutor(min(AT_ONCE, len(paths)), "vlmlake-reader") as pool:
             return list(pool.map(ask, paths))
+
+
+def _entry(name: str, item: Mapping[str, Any]) -> Entry:
+    is_folder = item["type"] == "directory"
+    return Entry(name, 0 if is_folder else item["size"] or 0, is_folder)
 
 
 def _protocol(url: str) -> str:
