@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from uuid import uuid4
 
-import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.store_schema.toy import batch, by_us, new_run, record, rows, wanted
+from tests.store_schema.toy import batch, new_run, record, rows
 from tests.store_schema.turns import every_schedule, take_turns
 from vlmlake.store_schema import paths, shards
 from vlmlake.store_schema.arrays import Arrays, shard_file, write_batch
-from vlmlake.store_schema.commit import Commit
+from vlmlake.store_schema.commit import Commit, ShardFacts
 from vlmlake.store_schema.commits import commit_batch, look, visible
 from vlmlake.store_schema.schema import Extents
 from vlmlake.store_schema.storage import Storage
@@ -71,35 +70,26 @@ def naive_writer(storage: Storage, arrays: Arrays):
     return write
 
 
-def as_committed(storage: Storage) -> bool:
-    """Whether the shards that lie there are, byte for byte, those of the commit."""
-    (commit,) = visible(storage, PLANNED).values()
-    for spec in PLANNED.batch_specs:
-        content = storage.read(shard_file(PLANNED, spec, 0))
-        if (commit.shards[spec.name].bytes, commit.shards[spec.name].crc32) != (
-            len(content),
-            zlib.crc32(content),
-        ):
-            return False
-    return True
+def there(storage: Storage) -> dict[str, tuple[int, int]]:
+    """Length and checksum of each shard."""
+    contents = {spec.name: storage.read(shard_file(PLANNED, spec, 0)) for spec in PLANNED.batch_specs}
+    return {name: (len(content), zlib.crc32(content)) for name, content in contents.items()}
 
 
-def whose(storage: Storage, candidates: Sequence[Arrays]) -> set[int]:
-    """The writers all of whose arrays are there."""
-    found = {spec.name: by_us(storage, PLANNED, spec.name)[:] for spec in PLANNED.batch_specs}
-    return {
-        number
-        for number, arrays in enumerate(candidates)
-        if all(np.array_equal(found[name], wanted(PLANNED, arrays, name), equal_nan=True) for name in found)
-    }
+def told(facts: Mapping[str, ShardFacts]) -> dict[str, tuple[int, int]]:
+    return {name: (shard.bytes, shard.crc32) for name, shard in facts.items()}
 
 
-def assert_one_writers(storage: Storage, candidates: Sequence[Arrays]) -> None:
+FACTS = [told(write_batch(Storage.at(f"memory://{uuid4().hex}"), PLANNED, 0, arrays)) for arrays in ARRAYS]
+
+
+def assert_one_writers(storage: Storage, candidates: Sequence[int]) -> None:
+    """The batch is visible, its shards are what the commit says, and all of one writer."""
     assert storage.names(paths.batches(PLANNED.name)) == ("000000.parquet",)
-    assert as_committed(storage)
-    assert whose(storage, candidates)
     state = look(storage, PLANNED)
     assert (list(state.committed), state.broken, state.begun) == ([0], {}, frozenset())
+    assert there(storage) == told(state.committed[0].shards)
+    assert there(storage) in [FACTS[number] for number in candidates]
 
 
 def test_writers_that_replace_one_anothers_commit_end_in_a_mixture_in_some_order():
@@ -108,8 +98,8 @@ def test_writers_that_replace_one_anothers_commit_end_in_a_mixture_in_some_order
     def run(schedule):
         storage = fresh()
         made = take_turns([naive_writer(storage, arrays) for arrays in ARRAYS[:2]], schedule)
-        if not whose(storage, ARRAYS[:2]):
-            assert not as_committed(storage)
+        if there(storage) not in FACTS[:2]:
+            assert list(visible(storage, PLANNED)) == [0]
             mixtures.append(schedule)
         return made
 
@@ -119,27 +109,27 @@ def test_writers_that_replace_one_anothers_commit_end_in_a_mixture_in_some_order
 
 @pytest.mark.parametrize("equal", [False, True], ids=["different arrays", "equal arrays"])
 def test_two_writers_end_with_one_of_them_in_every_order(equal):
-    candidates = [ARRAYS[0], ARRAYS[0] if equal else ARRAYS[1]]
-    winners = set()
+    candidates = (0, 0) if equal else (0, 1)
+    winners = []
 
     def run(schedule):
         storage = fresh()
-        made = take_turns([writer(storage, arrays) for arrays in candidates], schedule)
+        made = take_turns([writer(storage, ARRAYS[number]) for number in candidates], schedule)
         assert_one_writers(storage, candidates)
-        winners.update(whose(storage, candidates))
+        winners.append(FACTS.index(there(storage)))
         return made
 
     orders = list(every_schedule(run))
     assert len(orders) == len(set(map(tuple, orders))) > 200
-    assert winners == {0, 1}
+    assert set(winners) == set(candidates)
 
 
 @settings(max_examples=120, deadline=None)
 @given(schedule=st.lists(st.integers(0, 5), max_size=45), who=st.sampled_from([(0, 1, 2), (0, 1, 1), (0, 0, 1)]))
 def test_three_writers_end_with_one_of_them_in_any_order(schedule, who):
-    storage, candidates = fresh(), [ARRAYS[number] for number in who]
-    take_turns([writer(storage, arrays) for arrays in candidates], schedule)
-    assert_one_writers(storage, candidates)
+    storage = fresh()
+    take_turns([writer(storage, ARRAYS[number]) for number in who], schedule)
+    assert_one_writers(storage, who)
 
 
 @settings(max_examples=60, deadline=None)
@@ -147,7 +137,7 @@ def test_three_writers_end_with_one_of_them_in_any_order(schedule, who):
 def test_rows_are_one_writers_where_only_they_differ(schedule):
     storage = fresh()
     take_turns([writer(storage, ARRAYS[0], answer) for answer in ("yes", "no")], schedule)
-    assert_one_writers(storage, ARRAYS[:1])
+    assert_one_writers(storage, [0])
     (commit,) = visible(storage, PLANNED).values()
     assert set(commit.rows["answer"].to_pylist()) in ({"yes"}, {"no"})
 
@@ -156,5 +146,6 @@ def test_a_batch_that_is_committed_already_is_left_alone():
     storage = fresh()
     assert writer(storage, ARRAYS[0])() > 0
     before = {path: storage.read(path) for path in storage.files(".")}
+    assert paths.batch(PLANNED.name, 0) in before
     assert writer(storage, ARRAYS[1])() == 0
     assert {path: storage.read(path) for path in storage.files(".")} == before

@@ -280,6 +280,6 @@ def test_a_web_address_takes_and_lists_nothing():
 
 
 def test_a_missing_table_is_named_without_the_credentials_of_the_url():
-    with pytest.raises(VlmlakeError, match="a table of memory://host/lake is missing") as refused:
+    with pytest.raises(VlmlakeError, match="none of memory://host/lake is missing") as refused:
         tables.read(Storage.at(f"memory://user:{SECRET}@host/lake"), ["none"], tables.VOCABULARY)
     assert SECRET not in str(refused.value)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vlmlake.errors import VlmlakeError
@@ -14,6 +14,7 @@ from vlmlake.store_schema.storage import Storage
 from vlmlake.store_schema.workers import Note, Worker, read_notes, remove_notes, write_note
 
 
+@settings(deadline=None)
 @given(count=st.integers(1, 40), batches=st.integers(0, 200))
 def test_every_batch_is_exactly_one_workers(count, batches):
     workers = [Worker(number, count) for number in range(count)]
@@ -27,6 +28,7 @@ def test_one_worker_owns_all():
     assert all(Worker().owns(batch) for batch in range(9))
 
 
+@settings(deadline=None)
 @given(count=st.integers(1, 1000), data=st.data())
 def test_words_of_a_worker_are_read_back(count, data):
     worker = Worker(data.draw(st.integers(0, count - 1)), count)

@@ -38,8 +38,9 @@ S3_CONFIG = {"connect_timeout": 10, "read_timeout": 60, "retries": {"mode": "sta
 AT_ONCE = 16
 """Requests under way together where the file system has no way of its own."""
 
-MEMORY_CREATION = Lock()
-"""`memory://` looks whether a file is there, and then writes it."""
+MEMORY = Lock()
+"""Held while `memory://` is asked: it looks whether a file is there and then writes it, and stumbles over what goes while
+it lists."""
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -113,7 +114,7 @@ class Storage:
         return not isinstance(self.fs, LocalFileSystem | MemoryFileSystem)
 
     def full(self, path: str) -> str:
-        return posixpath.join(self.root, path)
+        return self.root if path == "." else posixpath.join(self.root, path)
 
     def exists(self, path: str) -> bool:
         return bool(self._ask(path, lambda: self.fs.exists(self.full(path))))
@@ -234,8 +235,7 @@ class Storage:
 
         def ask() -> bool:
             try:
-                with MEMORY_CREATION if isinstance(self.fs, MemoryFileSystem) else nullcontext():
-                    self.fs.pipe_file(self.full(path), content, mode="create")
+                self.fs.pipe_file(self.full(path), content, mode="create")
             except FileExistsError:
                 # An attempt whose answer was lost may have written it.
                 return bool(mine) and self.fs.cat_file(self.full(path)) == content
@@ -285,7 +285,10 @@ class Storage:
             )
 
     def _ask(self, path: str, ask: Callable[[], Answer]) -> Answer:
-        return patiently(f"{self.url}/{path}", ask) if self._distant else ask()
+        if self._distant:
+            return patiently(f"{self.url}/{path}", ask)
+        with nullcontext() if self.local else MEMORY:
+            return ask()
 
     def _together(self, ask: Callable[[str], Answer], paths: Sequence[str]) -> list[Answer]:
         if not self._distant or len(paths) < 2:
