@@ -39,8 +39,7 @@ AT_ONCE = 16
 """Requests under way together where the file system has no way of its own."""
 
 MEMORY = Lock()
-"""Held while `memory://` is asked: it looks whether a file is there and then writes it, and stumbles over what goes while
-it lists."""
+"""Held while `memory://` is asked, which looks whether a file is there and then writes it, in two steps."""
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
