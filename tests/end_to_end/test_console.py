@@ -1,4 +1,5 @@
 import io
+from dataclasses import replace
 
 import pytest
 from rich.console import Console
@@ -8,6 +9,8 @@ from vlmlake.console import print_results
 from vlmlake.console.extraction import print_outcome
 from vlmlake.ingest.extract import Outcome
 from vlmlake.store_schema.sizes import size_in_words
+
+NOTHING_TO_DO = Outcome("run", examples=4, rows=4, computed=0, skipped=0, missing=0, written=0, seconds=1.0, waited=0.0)
 
 
 def test_results_fit_a_terminal_of_eighty_columns(lake_url):
@@ -31,6 +34,12 @@ def test_sizes_are_told_in_words(count, words):
 @pytest.mark.parametrize(("skipped", "words"), [(1, "1 example was left out"), (2, "2 examples were left out")])
 def test_examples_left_out_are_counted_in_words(skipped, words):
     text = io.StringIO()
-    outcome = Outcome("run", examples=4, rows=4, computed=0, skipped=skipped, written=0, seconds=1.0, waited=0.0)
+    outcome = replace(NOTHING_TO_DO, skipped=skipped)
     print_outcome(Console(file=text, width=120), outcome)
     assert f"{words} for a broken image" in text.getvalue()
+
+
+def test_batches_of_other_workers_are_counted():
+    text = io.StringIO()
+    print_outcome(Console(file=text, width=120), replace(NOTHING_TO_DO, missing=3))
+    assert "3 batches are left to other workers" in text.getvalue()

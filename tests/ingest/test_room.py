@@ -103,13 +103,13 @@ def uncommit(job: Job, *numbers: int) -> None:
     (run,) = open_lake(job.lake).runs
     storage = Storage.at(job.lake)
     for number in numbers:
-        storage.fs.rm(storage.full(paths.batch(run, number)))
+        storage.delete(paths.batch(run, number))
 
 
 def test_a_resumed_run_needs_room_for_what_is_missing_alone(job, disk):
     extract(job)
     uncommit(job, 1, 3)
-    missing = forecast(job).work.budget((1, 3)).bytes
+    missing = forecast(job).work.budget((1, 3), begun=True).bytes
     assert missing < needed(job)
     disk(missing)
     assert extract(job).computed == 4
@@ -118,7 +118,7 @@ def test_a_resumed_run_needs_room_for_what_is_missing_alone(job, disk):
 def test_a_resumed_run_without_room_is_refused_and_what_is_there_stays(job, disk):
     extract(job)
     uncommit(job, 1, 3)
-    disk(forecast(job).work.budget((1, 3)).bytes - 1)
+    disk(forecast(job).work.budget((1, 3), begun=True).bytes - 1)
     assert re.search(r"holds 2 of 4 questions", refusal_of(job))
     (run,) = open_lake(job.lake).runs
     assert open_lake(job.lake).run(run).batches_done == 2

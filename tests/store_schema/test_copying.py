@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import re
-import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 
 import numpy as np
 import pytest
 import xarray as xr
 
+from tests.servers import FileServer
 from tests.store_schema.toy_runs import commit, toy_record, toy_run
 from vlmlake import open_lake
 from vlmlake.errors import DamagedError, UnknownNameError, VlmlakeError
@@ -264,37 +260,11 @@ def test_a_target_of_another_plan_is_refused(source, tmp_path):
         copy_run(source, str(tmp_path))
 
 
-class Ranges(SimpleHTTPRequestHandler):
-    """A web server that answers requests for parts of files."""
-
-    def do_GET(self):
-        path = Path(self.translate_path(self.path))
-        if not path.is_file():
-            self.send_error(404)
-            return
-        content, asked = path.read_bytes(), re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range", ""))
-        if asked:
-            content = content[int(asked[1]) : int(asked[2]) + 1]
-        self.send_response(206 if asked else 200)
-        self.send_header("Content-Length", str(len(content)))
-        self.end_headers()
-        self.wfile.write(content)
-
-    def log_message(self, *_):
-        pass
-
-
 @pytest.fixture(scope="module")
 def web(source):
     """Address of the source lake on a web server."""
-    pytest.importorskip("aiohttp")
-    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Ranges, directory=source.storage.root))
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with FileServer(source.storage.root) as server:
+        yield server.url
 
 
 @pytest.mark.parametrize("selection", [Selection(), SELECTIONS["all at once"]], ids=["all", "some"])

@@ -1,6 +1,10 @@
+import itertools
+from pathlib import Path
+
 import dask.array
 import numpy as np
 import polars as pl
+import pyarrow as pa
 import pytest
 import xarray as xr
 import zarr
@@ -8,7 +12,9 @@ import zarr
 from vlmlake import Lake, open_lake
 from vlmlake.errors import VlmlakeError
 from vlmlake.store_schema import paths, tables
+from vlmlake.store_schema.arrays import shard_file
 from vlmlake.store_schema.capture_plan import read_plan
+from vlmlake.store_schema.commit import Commit
 
 
 @pytest.fixture(scope="module")
@@ -65,12 +71,19 @@ def test_variables_come_in_the_order_of_the_schema(data):
     assert list(data.data_vars) == [spec.name for spec in SPECS]
 
 
-def test_dask_chunks_follow_the_shards(data, lake):
+def test_a_task_reads_one_layer_of_whole_batches(data, lake):
     extents = lake.run("tiny-llava").record.extents
-    assert set(data["hidden_states"].chunks[0]) == {extents.example_rows}
-    assert set(data["hidden_states"].chunks[1]) == {1}
-    assert len(data["hidden_states"].chunks[2]) == 1
-    assert set(data["prefix_states"].chunks[0]) == {extents.prefix_rows}
+    rows = {
+        "hidden_states": lake.run("tiny-llava").examples()["row"].to_numpy(),
+        "prefix_states": data["prefix"].values,
+    }
+    for name, held in (("hidden_states", extents.example_rows), ("prefix_states", extents.prefix_rows)):
+        ends = np.cumsum((0, *data[name].chunks[0]))
+        read = [set(rows[name][start:end] // held) for start, end in itertools.pairwise(ends)]
+        assert all(read)
+        assert sum(map(len, read)) == len(set.union(*read)) == extents.batches
+        assert set(data[name].chunks[1]) == {1}
+        assert len(data[name].chunks[2]) == 1
 
 
 def test_floats_are_read_as_float32_and_kept_raw_on_demand(data, lake):
@@ -144,27 +157,41 @@ def test_tokens_of_an_unknown_example_are_refused(lake):
 def test_one_batch_is_one_object_of_every_array(lake):
     run = lake.run("tiny-llava")
     for spec in run.record.batch_specs:
-        found = lake.storage.fs.find(lake.storage.full(f"{paths.arrays(run.name)}/{spec.name}/c"))
-        assert len(found) == run.record.extents.batches, spec.name
+        folder = f"{paths.arrays(run.name)}/{spec.name}"
+        found = set(lake.storage.files(folder)) - {f"{folder}/zarr.json"}
+        assert found == {shard_file(run.record, spec, number) for number in range(run.record.extents.batches)}
 
 
 def test_no_chunk_is_written_for_padding(lake):
     """Answers have one token here: the readouts of answer_1 and answer_2 take no space."""
     run = lake.run("tiny-llava")
-    group = zarr.open_group(lake.storage.zarr_store(paths.arrays(run.name), read_only=True), mode="r")
-    readout = group["readout_states"]
-    full = readout.nbytes
+    group = zarr.open_group(str(Path(lake.url) / paths.arrays(run.name)), mode="r")
+    full = group["readout_states"].nbytes
     assert lake.run("tiny-llava").array_bytes()["readout_states"] < 0.6 * full
 
 
 def test_commits_record_the_largest_value_of_every_array(lake, data):
-    import pyarrow.parquet as pq
-
     run = lake.run("tiny-llava")
-    with lake.storage.fs.open(lake.storage.full(paths.batch(run.name, 0))) as file:
-        metadata = pq.read_schema(file).metadata
-    assert metadata[b"run"].decode() == run.name
+    path = paths.batch(run.name, 0)
+    commit = Commit.decode(lake.storage.read(path), run.name, 0, path)
     first = data.sel(example=run.examples().filter(batch=0)["example"].to_numpy())
     for name in ("hidden_states", "logits", "attn_write"):
         largest = float(abs(first[name]).max())
-        assert float(metadata[f"largest:{name}".encode()]) == largest, name
+        assert max(commit.shards[name].largest) == largest, name
+
+
+def test_the_largest_values_of_a_run_are_those_of_its_arrays_by_layer(lake, data):
+    largest = {(array, layer): value for array, layer, value in lake.run("tiny-llava").largest().iter_rows()}
+    for name in ("hidden_states", "prefix_states", "attention", "attn_write", "image_update"):
+        values = np.abs(data[name].values)
+        for number, layer in enumerate(data["layer"].values.tolist()):
+            there = values[:, number][np.isfinite(values[:, number])]
+            assert largest[name, layer] == there.max(initial=0), (name, layer)
+    assert largest["logits", None] == np.nanmax(np.abs(data["logits"].values))
+
+
+def test_tables_come_as_arrow_too(lake):
+    for name in ("examples", "answers", "skipped", "results"):
+        assert isinstance(lake.arrow(name), pa.Table)
+        assert lake.table(name).equals(pl.from_arrow(lake.arrow(name)))
+    assert lake.arrow("batches").schema.equals(tables.BATCH)

@@ -5,10 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import zarr
-from zarr.codecs import ZstdCodec
+from zarr.codecs import Crc32cCodec, ZstdCodec
 
 from vlmlake.store_schema import shards
-from vlmlake.store_schema.shards import encode_shard, largest_magnitude
+from vlmlake.store_schema.shards import COMPRESSION_LEVEL, encode_shard, largest_magnitude
+
+CODECS = [ZstdCodec(level=COMPRESSION_LEVEL), Crc32cCodec()]
 
 
 def random_values(shape, dtype, seed):
@@ -30,10 +32,10 @@ def stored(folder, values, shard, chunks, batches=3, number=1):
         shards=shard,
         dtype=values.dtype,
         fill_value=fill,
-        compressors=ZstdCodec(level=1),
+        compressors=CODECS,
         config={"write_empty_chunks": False},
     )
-    encoded = encode_shard(values, shard, chunks, fill, level=1)
+    encoded = encode_shard(values, shard, chunks, fill)
     path = folder.joinpath("c", str(number), *("0" for _ in shard[1:]))
     path.parent.mkdir(parents=True)
     path.write_bytes(b"".join(encoded.parts))
@@ -77,7 +79,7 @@ def test_every_chunk_has_the_bytes_that_zarr_would_write(tmp_path, dtype):
         shards=(4, 6),
         dtype=dtype,
         fill_value=fill,
-        compressors=ZstdCodec(level=1),
+        compressors=CODECS,
         config={"write_empty_chunks": False},
     )
     theirs[...] = values
@@ -95,7 +97,7 @@ def by_place(shard: bytes, chunks: int) -> list[bytes]:
 def test_chunks_of_fill_values_are_left_out(tmp_path):
     values = np.full((4, 8), np.nan, np.float16)
     values[0, 0] = 1
-    encoded = encode_shard(values, (4, 8), (2, 4), float("nan"), level=1)
+    encoded = encode_shard(values, (4, 8), (2, 4), float("nan"))
     index = np.frombuffer(encoded.parts[-2], "<u8").reshape(2, 2, 2)
     assert (index[0, 0] != shards.MISSING).all()
     assert (index.reshape(4, 2)[1:] == shards.MISSING).all()
@@ -135,5 +137,22 @@ def test_the_largest_magnitude_leaves_nan_out(dtype, values, wanted):
 def test_the_largest_magnitude_is_numpys(dtype):
     values = random_values((300, 700), dtype, seed=9)
     assert largest_magnitude(values) == float(np.nanmax(np.abs(values.astype(np.float64))))
-    encoded = encode_shard(values, (300, 700), (100, 70), float("nan"), level=1)
-    assert encoded.largest == largest_magnitude(values)
+    encoded = encode_shard(values, (300, 700), (100, 70), float("nan"))
+    assert encoded.largest == (largest_magnitude(values),)
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32])
+def test_the_largest_magnitude_is_told_by_layer(dtype):
+    values = random_values((5, 4, 7), dtype, seed=2)
+    values[:, 2] = np.nan
+    encoded = encode_shard(values, (6, 5, 8), (2, 1, 4), float("nan"), split=1)
+    by_layer = [largest_magnitude(values[:, layer]) for layer in range(4)]
+    assert encoded.largest == (*by_layer, 0.0)
+    assert encoded.largest[2] == 0
+
+
+def test_shards_of_other_values_have_another_checksum():
+    """Of a CRC-32C behind each chunk a CRC-32C makes the same number, whatever was in the chunk."""
+    ones = [encode_shard(np.full((4, 6), value, np.int16), (4, 6), (2, 3), -1) for value in range(50)]
+    assert len({encoded.bytes for encoded in ones}) == 1
+    assert len({encoded.crc32 for encoded in ones}) == len(ones)

@@ -20,7 +20,7 @@ from vlmlake.ingest.rows import batch_rows, skipped_rows
 from vlmlake.ingest.work import plan_work, survey_job
 from vlmlake.ingest.writer import BackgroundWriter
 from vlmlake.store_schema.commits import commit_batch, create_run, look, record_skipped, run_exists, withdraw
-from vlmlake.store_schema.finish import finish, is_finished
+from vlmlake.store_schema.finish import UnfinishedError, finish
 from vlmlake.store_schema.index import listed_index
 from vlmlake.store_schema.lake import create_lake, refuse_foreign_lake
 from vlmlake.store_schema.run_record import RunRecord, read_record
@@ -111,7 +111,7 @@ def extract(
         rows=len(work.items),
         computed=computed,
         skipped=len(survey.skipped),
-        missing=_finish(storage, record, changed=bool(missing)),
+        missing=_finish(storage, record),
         written=tally.written,
         seconds=tally.seconds,
         waited=writer.waited,
@@ -146,12 +146,13 @@ def _tell_of_others(storage: Storage, record: RunRecord, tell: Callable[[str], N
             tell(f"{' and '.join(told)} changed under the same name since run {name}: {record.name} is another run")
 
 
-def _finish(storage: Storage, record: RunRecord, changed: bool) -> int:
+def _finish(storage: Storage, record: RunRecord) -> int:
     """Finish the run if nothing is missing; how many batches are."""
-    missing = record.extents.batches - len(look(storage, record).committed)
-    if not missing and (changed or not is_finished(storage, record.name)):
+    try:
         finish(storage, record)
-    return missing
+    except UnfinishedError as error:
+        return error.missing
+    return 0
 
 
 class _Tally:

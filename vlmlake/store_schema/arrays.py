@@ -66,7 +66,7 @@ def _put(
     shard = encode_shard(stored, form.shape, form.chunks, spec.fill_value, split)
     _require_finite(spec, max(shard.largest), form.dtype, where)
     storage.write(shard_file(record, spec, number), shard.parts)
-    return ShardFacts(shard.bytes, shard.crc32c, shard.largest)
+    return ShardFacts(shard.bytes, shard.crc32, shard.largest)
 
 
 def _stored(spec: ArraySpec, values: np.ndarray, dtype: np.dtype[Any], where: str) -> np.ndarray:

@@ -10,8 +10,9 @@ from vlmlake.store_schema.batches import Batch, Lengths
 from vlmlake.store_schema.run_record import RunRecord
 from vlmlake.store_schema.schema import EMBED, ArraySpec, Dimension
 
-METADATA_OBJECTS = 4
-"""lake.json, run.json, vocabulary.parquet and the Zarr group's zarr.json; every array has one zarr.json more."""
+METADATA_OBJECTS = 6
+"""lake.json, index.json, run.json, vocabulary.parquet, batches.parquet and the Zarr group's zarr.json; every array has
+one zarr.json more."""
 
 
 @dataclass(frozen=True)

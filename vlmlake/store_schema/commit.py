@@ -19,10 +19,12 @@ RUN, BATCH, SHARDS = "run", "batch", "shards"
 
 @dataclass(frozen=True)
 class ShardFacts:
-    """One shard as it was put. largest: the largest |x|, one per layer where the array has layers, else one for all."""
+    """One shard as it was put. crc32: of all its bytes. largest: the largest |x|, one per layer where the array has
+    layers, else one for all.
+    """
 
     bytes: int
-    crc32c: int
+    crc32: int
     largest: tuple[float, ...]
 
 
@@ -72,7 +74,7 @@ def decode_shards(text: str, where: str) -> dict[str, ShardFacts]:
     """What `encode_shards` gave. Raises DamagedError for anything else."""
     try:
         return {
-            name: ShardFacts(int(facts["bytes"]), int(facts["crc32c"]), tuple(map(float, facts["largest"])))
+            name: ShardFacts(int(facts["bytes"]), int(facts["crc32"]), tuple(map(float, facts["largest"])))
             for name, facts in json.loads(text).items()
         }
     except (ValueError, TypeError, KeyError, AttributeError) as error:

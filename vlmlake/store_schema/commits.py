@@ -59,12 +59,15 @@ def create_run(storage: Storage, record: RunRecord, once: Arrays, vocabulary: Se
     """Lay out a new run, its record last; several workers may do so at once.
 
     once: `unembedding` and `final_norm`. vocabulary: the text of every token id.
+
+    Raises VlmlakeError if another worker has laid it out otherwise in the meantime.
     """
     write_documents(storage, record)
     write_once(storage, record, once)
     words = [{"id": number, "text": text} for number, text in enumerate(vocabulary)]
     storage.write(paths.vocabulary(record.name), tables.to_parquet(words, tables.VOCABULARY))
-    storage.create(paths.run_record(record.name), record.to_json())
+    if not storage.create(paths.run_record(record.name), record.to_json()):
+        run_exists(storage, record)
 
 
 def record_skipped(storage: Storage, run: str, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -145,6 +148,8 @@ def commit_shards(storage: Storage, record: RunRecord, number: int, put: Callabl
     path, written = paths.batch(record.name, number), 0
     if _commit_there(storage, record, number):
         return 0
+    # What a batch list says of a commit that is gone would pass for the new one's, if that is as long.
+    remove_batch_list(storage, record.name)
     for _ in range(ROUNDS):
         commit = put()
         content = commit.encode()

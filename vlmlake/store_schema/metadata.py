@@ -41,9 +41,12 @@ def finished_group(record: RunRecord) -> tuple[str, bytes]:
 
 
 def write_documents(storage: Storage, record: RunRecord) -> None:
-    """Put all of them; the same content each time, so that several writers may."""
+    """Put all of them; the same content each time, so that several writers may, and one that comes late leaves the
+    group's as a finished run has it.
+    """
     for path, content in documents(record).items():
-        storage.write(path, content)
+        if not storage.create(path, content) and path != finished_group(record)[0]:
+            storage.write(path, content)
 
 
 def _documents(record: RunRecord, consolidated: bool) -> dict[str, bytes]:

@@ -33,7 +33,7 @@ REFUSALS = (400, 401, 403, 405, 501)
 WITHOUT_CREDENTIALS = ("NoCredentialsError", "PartialCredentialsError", "DefaultCredentialsError")
 """Classes of the clients' errors."""
 
-_USER = re.compile(r"(?<=://)[^/\s@'\"]+@")
+_USER = re.compile(r"(?<=://)[^/\s'\"]+@")
 _QUERY = re.compile(r"(://[^\s?'\"]*)\?[^\s'\"]*")
 
 Answer = TypeVar("Answer")

@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import Any
 
 from vlmlake.errors import DamagedError
@@ -39,7 +40,7 @@ class RunRecord:
     final_norm: JsonObject
     versions: JsonObject
 
-    @property
+    @cached_property
     def name(self) -> str:
         """The model's short name and eight hexadecimal digits, as in `llava-1.5-7b-hf-3f9c2a1b`."""
         return f"{self.model}-{fingerprint(self.identity)[:8]}"

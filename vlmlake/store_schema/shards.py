@@ -9,6 +9,7 @@ times the compression itself.
 from __future__ import annotations
 
 import os
+import zlib
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -40,11 +41,11 @@ class Shard:
         return sum(len(part) for part in self.parts)
 
     @property
-    def crc32c(self) -> int:
-        """CRC-32C of all its bytes."""
+    def crc32(self) -> int:
+        """CRC-32 of all its bytes. A CRC-32C would be the same for all shards: each part ends in its own."""
         checksum = 0
         for part in self.parts:
-            checksum = google_crc32c.extend(checksum, part)
+            checksum = zlib.crc32(part, checksum)
         return checksum
 
 
@@ -77,9 +78,9 @@ def encode_shard(
         at = 0 if split is None else place[split]
         largest[at] = max(largest[at], magnitude)
         if content is not None:
-            index[place] = offset, len(content)
-            offset += len(content)
-            contents.append(content)
+            index[place] = offset, len(content) + CHECKSUM_BYTES
+            offset += len(content) + CHECKSUM_BYTES
+            contents += [content, _checksum(content)]
     tail = index.tobytes()
     return Shard([*contents, tail, _checksum(tail)], tuple(largest))
 
@@ -116,11 +117,7 @@ class _Encoder:
                 piece = whole
             piece = np.ascontiguousarray(piece)
             magnitude = self._integers(piece) if piece.dtype.kind in "iu" else _magnitude(piece)
-            yield place, None if magnitude is None else self._encoded(codec, piece), magnitude or 0.0
-
-    def _encoded(self, codec: numcodecs.Zstd, piece: np.ndarray) -> bytes:
-        content: bytes = codec.encode(piece.view(np.uint8))
-        return content + _checksum(content)
+            yield place, None if magnitude is None else codec.encode(piece.view(np.uint8)), magnitude or 0.0
 
     def _integers(self, piece: np.ndarray) -> float | None:
         return None if (piece == self.fill_value).all() else 0.0

@@ -10,9 +10,10 @@ import posixpath
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from threading import Lock
 from typing import Any, TypeVar
 from uuid import uuid4
 
@@ -42,6 +43,9 @@ S3_CONFIG = {
 
 AT_ONCE = 16
 """Requests under way together where the file system has no way of its own."""
+
+MEMORY = Lock()
+"""Held while `memory://` is asked, which looks whether a file is there and then writes it, in two steps."""
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -117,7 +121,7 @@ class Storage:
         return not isinstance(self.fs, LocalFileSystem | MemoryFileSystem)
 
     def full(self, path: str) -> str:
-        return posixpath.join(self.root, path)
+        return self.root if path == "." else posixpath.join(self.root, path)
 
     def exists(self, path: str) -> bool:
         if self.listable:
@@ -138,7 +142,7 @@ class Storage:
         except (FileNotFoundError, NotADirectoryError):
             return ()
         found = (
-            Entry(posixpath.basename(item["name"].rstrip("/")), item["size"] or 0, item["type"] == "directory")
+            _entry(posixpath.basename(item["name"].rstrip("/")), item)
             for item in listed
             if item["name"].rstrip("/") != self.full(folder).rstrip("/")
         )
@@ -280,16 +284,17 @@ class Storage:
         """Write beside the target and move there; false where `move` finds something in its place."""
         full = self.full(path)
         folder = os.path.dirname(full)
-        os.makedirs(folder, exist_ok=True)
         temporary = posixpath.join(folder, f"{WRITING}{uuid4().hex}")
         try:
+            os.makedirs(folder, exist_ok=True)
             with open(temporary, "xb") as file:
                 file.writelines(parts)
                 file.flush()
                 os.fsync(file.fileno())
-            move(temporary, full)
-        except FileExistsError:
-            return False
+            try:
+                move(temporary, full)
+            except FileExistsError:
+                return False
         except OSError as error:
             if error.errno in FULL:
                 raise VlmlakeError(
@@ -297,7 +302,7 @@ class Storage:
                 ) from error
             raise
         finally:
-            with suppress(FileNotFoundError):
+            with suppress(FileNotFoundError, NotADirectoryError):
                 os.unlink(temporary)
         _sync_path(folder)
         return True
@@ -323,13 +328,21 @@ class Storage:
             )
 
     def _ask(self, path: str, ask: Callable[[], Answer]) -> Answer:
-        return patiently(f"{self.url}/{path}", ask) if self._distant else ask()
+        if self._distant:
+            return patiently(f"{self.url}/{path}", ask)
+        with nullcontext() if self.local else MEMORY:
+            return ask()
 
     def _together(self, ask: Callable[[str], Answer], paths: Sequence[str]) -> list[Answer]:
         if not self._distant or len(paths) < 2:
             return [ask(path) for path in paths]
         with ThreadPoolExecutor(min(AT_ONCE, len(paths)), "vlmlake-reader") as pool:
             return list(pool.map(ask, paths))
+
+
+def _entry(name: str, item: Mapping[str, Any]) -> Entry:
+    is_folder = item["type"] == "directory"
+    return Entry(name, 0 if is_folder else item["size"] or 0, is_folder)
 
 
 def _protocol(url: str) -> str:

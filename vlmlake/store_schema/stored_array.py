@@ -137,7 +137,7 @@ class _Part:
     def remembered(self) -> tuple[str, str, int] | None:
         """Names this very shard, whatever is put in its place later."""
         facts = self.array.shards.get(self.number)
-        return (self.array.storage.address, self.path, facts.crc32c) if facts else None
+        return (self.array.storage.address, self.path, facts.crc32) if facts else None
 
 
 _indexes: dict[tuple[str, str, int], np.ndarray] = {}

@@ -164,7 +164,8 @@ def read(storage: Storage, paths: Sequence[str], schema: pa.Schema) -> pa.Table:
     try:
         contents = storage.read_all(paths)
     except FileNotFoundError as error:
-        raise DamagedError(f"a table of {storage.url} is missing: {error}") from error
+        gone = next((path for path in paths if not storage.exists(path)), paths[0])
+        raise DamagedError(f"{gone} of {storage.url} is missing") from error
     found = [
         decode(content, schema, f"{path} of {storage.url}")[0] for path, content in zip(paths, contents, strict=True)
     ]
