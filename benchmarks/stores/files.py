@@ -134,7 +134,7 @@ def insert(connection: sqlite3.Connection, example: int, layers: np.ndarray, enc
 def as_torch_file(values: np.ndarray) -> bytes:
     """The bytes of the file that torch.save makes of these values alone."""
     buffer = io.BytesIO()
-    torch.save(torch.from_numpy(values).clone(), buffer)
+    torch.save(torch.from_numpy(values), buffer)
     return buffer.getvalue()
 
 

@@ -130,7 +130,7 @@ def _ways(name: str, values: np.ndarray, batches: int) -> dict[str, Begin]:
     def torch_files(folder: Path, synced: bool) -> None:
         for number in range(batches * len(values)):
             path = folder / f"{number}.pt"
-            torch.save(torch.from_numpy(values[number % len(values)]).clone(), path)
+            torch.save(torch.from_numpy(values[number % len(values)]), path)
             _sync(path, synced)
 
     def hdf5(folder: Path, synced: bool, chunks: tuple[int, ...] | None) -> None:
