@@ -27,6 +27,7 @@ lint: $(VENV)/installed
 
 bench: $(VENV)/installed | $(TMPDIR)
 	$(BIN)/python benchmarks/extraction.py --check
+	$(BIN)/python benchmarks/store.py --check
 
 $(TMPDIR):
 	mkdir -p $@

@@ -58,7 +58,7 @@ def checkpoints() -> list[Path]:
 
 
 def next_commands(lake: Path) -> Sequence[str]:
-    """Three commands for a reader who wants to go on."""
+    """Commands for a reader who wants to go on."""
     confident_errors = (
         "select distinct e.run, e.image, e.question, a.answer, a.first_log_prob "
         "from examples e join answers a using (run, example) "
@@ -69,6 +69,7 @@ def next_commands(lake: Path) -> Sequence[str]:
         f"{vlmlake} info {lake}",
         f'{vlmlake} sql {lake} "{confident_errors}"',
         f"{vlmlake} analyze {lake} probes --rule exact",
+        f"{vlmlake} verify {lake} --replay 5",
     )
 
 

@@ -37,11 +37,14 @@ def print_info(console: Console, lake: Lake) -> None:
             f"in {done} of {batches} batches, {run.record.stored_dtype}",
         )
         sizes = run.array_bytes()
-        table = Table("array", "dimensions", "shape", "dtype", "on disk", box=None)
+        largest = dict(run.largest().group_by("array").agg(pl.col("largest").max()).iter_rows())
+        table = Table("array", "dimensions", "shape", "dtype", "on disk", "largest |x|", box=None)
         for name, stored in sizes.items():
             array = arrays[name]
             shape = " x ".join(str(length) for length in array.shape)
-            table.add_row(name, ", ".join(str(d) for d in array.dims), shape, str(array.dtype), size_in_words(stored))
+            top = f"{largest[name]:.4g}" if name in largest else ""
+            dimensions = ", ".join(str(dimension) for dimension in array.dims)
+            table.add_row(name, dimensions, shape, str(array.dtype), size_in_words(stored), top)
         table.add_row("all", "", "", "", size_in_words(sum(sizes.values())))
         console.print(table)
 

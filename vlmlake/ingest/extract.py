@@ -18,7 +18,7 @@ from vlmlake.ingest.record import once_arrays
 from vlmlake.ingest.room import require_room
 from vlmlake.ingest.rows import batch_rows, skipped_rows
 from vlmlake.ingest.work import plan_work, survey_job
-from vlmlake.ingest.writer import BackgroundWriter
+from vlmlake.ingest.writer import ENCODERS, BackgroundWriter
 from vlmlake.store_schema.commits import commit_batch, create_run, look, record_skipped, run_exists, withdraw
 from vlmlake.store_schema.finish import UnfinishedError, finish
 from vlmlake.store_schema.index import listed_index
@@ -192,6 +192,6 @@ class _Commits:
 def _commit(commits: _Commits, tally: _Tally, number: int, finished: Finished, rows: list[dict[str, object]]) -> None:
     storage, record = commits.storage, commits.record
     write_note(storage, record.name, Note(commits.worker, number, tally.commits, tally.written))
-    written = commit_batch(storage, record, number, batch_arrays(finished, commits.scratch), rows)
+    written = commit_batch(storage, record, number, batch_arrays(finished, commits.scratch), rows, ENCODERS)
     tally.add(len(finished.asked.prompts), written)
     write_note(storage, record.name, Note(commits.worker, None, tally.commits, tally.written))

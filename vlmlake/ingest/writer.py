@@ -13,6 +13,8 @@ from types import TracebackType
 Task = Callable[[], None]
 
 NICENESS = 10
+ENCODERS = max(1, min(8, (os.cpu_count() or 1) // 2))
+"""Threads that compress; the model, which computes beside them, keeps the other half of the cores."""
 
 
 class BackgroundWriter:

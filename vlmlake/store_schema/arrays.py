@@ -29,17 +29,21 @@ def write_once(storage: Storage, record: RunRecord, arrays: Arrays) -> None:
         _put(storage, record, spec, 0, arrays[spec.name], "the whole run")
 
 
-def write_batch(storage: Storage, record: RunRecord, number: int, arrays: Arrays) -> dict[str, ShardFacts]:
+def write_batch(
+    storage: Storage, record: RunRecord, number: int, arrays: Arrays, threads: int | None = None
+) -> dict[str, ShardFacts]:
     """Put one batch's shards, each whole; says of each what it is.
 
     arrays: every array of the record's batch_specs by name, with at most the planned length on each axis: a batch
     brings its own longest length, and what lies beyond stays unwritten. A shard that an interrupted writer left is
-    replaced.
+    replaced. threads: of the encoder, all cores' where none is said.
 
     Raises VlmlakeError if a value does not fit the stored dtype, before anything of that array is written.
     """
     where = f"batch {number}"
-    return {spec.name: _put(storage, record, spec, number, arrays[spec.name], where) for spec in record.batch_specs}
+    return {
+        spec.name: _put(storage, record, spec, number, arrays[spec.name], where, threads) for spec in record.batch_specs
+    }
 
 
 def shard_file(record: RunRecord, spec: ArraySpec, number: int) -> str:
@@ -55,7 +59,13 @@ def shard_format(record: RunRecord, spec: ArraySpec) -> ShardFormat:
 
 
 def _put(
-    storage: Storage, record: RunRecord, spec: ArraySpec, number: int, values: np.ndarray, where: str
+    storage: Storage,
+    record: RunRecord,
+    spec: ArraySpec,
+    number: int,
+    values: np.ndarray,
+    where: str,
+    threads: int | None = None,
 ) -> ShardFacts:
     planned = tuple(record.extents.shard(dimension) for dimension in spec.dimensions)
     if values.ndim != len(planned) or any(given > there for given, there in zip(values.shape, planned, strict=True)):
@@ -63,7 +73,7 @@ def _put(
     form = shard_format(record, spec)
     stored = _stored(spec, values, form.dtype, where)
     split = spec.dimensions.index("layer") if "layer" in spec.dimensions else None
-    shard = encode_shard(stored, form.shape, form.chunks, spec.fill_value, split)
+    shard = encode_shard(stored, form.shape, form.chunks, spec.fill_value, split, threads)
     _require_finite(spec, max(shard.largest), form.dtype, where)
     storage.write(shard_file(record, spec, number), shard.parts)
     return ShardFacts(shard.bytes, shard.crc32, shard.largest)

@@ -128,15 +128,16 @@ def commit_batch(
     number: int,
     arrays: Arrays,
     rows: Sequence[Mapping[str, Any]],
+    threads: int | None = None,
 ) -> int:
     """Write a batch's shards, each safe once it is put, then make the batch visible; returns the bytes written, 0 where
     another writer has committed it in the meantime.
 
-    rows: one mapping per example with the columns of `tables.BATCH`.
+    rows: one mapping per example with the columns of `tables.BATCH`. threads: of the encoder.
     """
 
     def put() -> Commit:
-        return Commit.of(record.name, number, write_batch(storage, record, number, arrays), rows)
+        return Commit.of(record.name, number, write_batch(storage, record, number, arrays, threads), rows)
 
     return commit_shards(storage, record, number, put)
 

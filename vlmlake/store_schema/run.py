@@ -82,9 +82,9 @@ class Run:
         """The largest |x| that was stored: array, layer (null where the array has none), largest, over the visible
         batches.
         """
-        rows = []
+        rows, commits = [], visible(self.storage, self.record).values()
         for spec in (spec for spec in self.record.batch_specs if spec.is_float):
-            told = [commit.shards[spec.name].largest for commit in visible(self.storage, self.record).values()]
+            told = [commit.shards[spec.name].largest for commit in commits]
             layers = self.record.layers if "layer" in spec.dimensions else (None,)
             for layer, values in zip(layers, zip(*told, strict=True), strict=False):
                 rows.append({"array": spec.name, "layer": layer, "largest": max(values)})

@@ -23,8 +23,8 @@ import numpy as np
 MISSING = 2**64 - 1
 CHECKSUM_BYTES = 4
 COMPRESSION_LEVEL = -1
-THREADS = max(1, min(8, (os.cpu_count() or 1) // 2))
-"""Of the encoder; compression runs beside the model, which keeps the other half of the cores."""
+THREADS = max(1, min(8, os.cpu_count() or 1))
+"""Of the encoder, unless told otherwise."""
 
 
 @dataclass(frozen=True)
@@ -55,16 +55,17 @@ def encode_shard(
     chunks: Sequence[int],
     fill_value: float | int,
     split: int | None = None,
+    threads: int | None = None,
 ) -> Shard:
     """values: what is there, in the dtype of the array, from the shard's first corner on. shape, chunks: of the whole
     shard, which chunks divide. Chunks of nothing but the fill value are left out. split: an axis of chunk length 1 that
-    the largest |x| is told apart by.
+    the largest |x| is told apart by. threads: that compress, THREADS where none is said.
     """
     grid = [whole // piece for whole, piece in zip(shape, chunks, strict=True)]
     touched = [-(-there // piece) for there, piece in zip(values.shape, chunks, strict=True)]
     places = list(product(*(range(count) for count in touched)))
     encoder = _Encoder(values, tuple(chunks), fill_value)
-    share = -(-len(places) // THREADS) or 1
+    share = -(-len(places) // (threads or THREADS)) or 1
     parts = [places[start : start + share] for start in range(0, len(places), share)]
     if len(parts) > 1:
         with ThreadPoolExecutor(len(parts), "vlmlake-encoder") as pool:
