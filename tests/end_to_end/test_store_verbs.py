@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import os
 import re
-import sys
 
 import pytest
 
 from tests.store_schema.test_copying import assert_same, selected
 from tests.store_schema.toy_runs import toy_batch, toy_record, toy_run
-from vlmlake import cli, open_lake
+from vlmlake import open_lake
 from vlmlake.analysis.analyze import analyze
 from vlmlake.cli_options import device_of, storage_options, worker_of
 from vlmlake.errors import VlmlakeError
@@ -24,38 +23,6 @@ from vlmlake.store_schema.storage import Storage
 from vlmlake.store_schema.workers import Note, Worker, write_note
 
 READOUT = ("readout_states", "logits")
-
-
-@pytest.fixture
-def vlmlake(monkeypatch, capsys):
-    """Run a command line in this process; returns exit code, standard output and standard error."""
-
-    def run(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["vlmlake", *arguments])
-        try:
-            cli.main()
-        except SystemExit as stop:
-            code = stop.code or 0
-        else:
-            code = 0
-        printed = capsys.readouterr()
-        return code, printed.out, printed.err
-
-    return run
-
-
-@pytest.fixture
-def refused(vlmlake):
-    """The one line of a command that must fail."""
-
-    def run(*arguments: str) -> str:
-        code, _, err = vlmlake(*arguments)
-        assert code == 2, err
-        (line,) = err.splitlines()
-        assert line.startswith("vlmlake: ")
-        return line
-
-    return run
 
 
 def chosen_examples(lake_url: str) -> tuple[str, ...]:
@@ -100,22 +67,22 @@ def test_all_of_an_extracted_run_and_its_analyses_are_the_same(lake_url, tmp_pat
     assert found["value"].to_list() == before.filter(before["analysis"] == "accuracy")["value"].to_list()
 
 
-def test_analyses_that_need_what_was_selected_work(vlmlake, lake_url, tmp_path):
+def test_analyses_that_need_what_was_selected_work(run_cli, lake_url, tmp_path):
     target = str(tmp_path)
-    code, out, err = vlmlake(
+    code, out, err = run_cli(
         "copy", lake_url, target, "--array", "readout_states", "--layer", "block_1", "--layer", "block_3",
         "--where", "split <> 'random'",
     )  # fmt: skip
     assert (code, err) == (0, "")
     assert re.search(r"tiny-llava-\w{8}: 320 examples in 10 batches at .*, 10 copied now, .* read, .* finished", out)
     assert set(sql(target, "select distinct split from examples")["split"].to_pylist()) == {"popular", "adversarial"}
-    code, out, _ = vlmlake("analyze", target, "accuracy", "probes")
+    code, out, _ = run_cli("analyze", target, "accuracy", "probes")
     assert code == 0
     results = sql(target, "select distinct layer from results where metric = 'probe'")["layer"].to_pylist()
     assert sorted(results) == ["block_1", "block_3"]
-    code, out, _ = vlmlake("info", target)
+    code, out, _ = run_cli("info", target)
     assert "320 of 320 examples in 10 of 10 batches" in out
-    again = vlmlake("copy", lake_url, target, "--array", "readout_states", "--layer", "block_3", "--layer", "block_1",
+    again = run_cli("copy", lake_url, target, "--array", "readout_states", "--layer", "block_3", "--layer", "block_1",
                     "--where", "split in ('popular', 'adversarial')")  # fmt: skip
     assert "nothing to do" in again[1]
     assert len(open_lake(target).runs) == 1
@@ -134,14 +101,14 @@ def test_copy_says_what_is_wrong(refused, lake_url, tmp_path):
     assert not os.path.exists(target)
 
 
-def test_status_tells_how_far_a_run_is(vlmlake, lake_url, tmp_path):
-    code, out, _ = vlmlake("status", lake_url)
+def test_status_tells_how_far_a_run_is(run_cli, lake_url, tmp_path):
+    code, out, _ = run_cli("status", lake_url)
     assert code == 0
     assert re.fullmatch(r"tiny-llava-\w{8}: finished, 10 of 10 batches committed, 480 examples, [\d.]+ MB\n", out)
     run = toy_run(str(tmp_path), numbers=(0,))
     write_batch(run.storage, run.record, 2, toy_batch(run.record, 2))
     write_note(run.storage, run.name, Note(Worker(0, 2), 2, 1, 5000))
-    code, out, _ = vlmlake("status", str(tmp_path), "--run", "toy")
+    code, out, _ = run_cli("status", str(tmp_path), "--run", "toy")
     assert code == 0
     lines = out.splitlines()
     assert lines[0].startswith(f"{run.name}: not finished, 1 of 3 batches committed, 5 examples, ")
@@ -151,12 +118,12 @@ def test_status_tells_how_far_a_run_is(vlmlake, lake_url, tmp_path):
     )
 
 
-def test_finish_says_what_it_did_or_why_not(vlmlake, refused, tmp_path):
+def test_finish_says_what_it_did_or_why_not(run_cli, refused, tmp_path):
     run = toy_run(str(tmp_path / "whole"))
     run.storage.delete(f"runs/{run.name}/batches.parquet")
-    assert vlmlake("finish", str(tmp_path / "whole")) == (0, f"{run.name}: finished, 3 batches\n", "")
+    assert run_cli("finish", str(tmp_path / "whole")) == (0, f"{run.name}: finished, 3 batches\n", "")
     assert is_finished(run.storage, run.name)
-    assert vlmlake("finish", str(tmp_path / "whole"), "--run", "toy")[1].endswith(
+    assert run_cli("finish", str(tmp_path / "whole"), "--run", "toy")[1].endswith(
         "was finished before; written again, 3 batches\n"
     )
     part = toy_run(str(tmp_path / "part"), numbers=(0, 2))
@@ -164,24 +131,24 @@ def test_finish_says_what_it_did_or_why_not(vlmlake, refused, tmp_path):
     assert "has 2 of 3 batches" in line
 
 
-def test_gc_lists_then_removes(vlmlake, tmp_path):
+def test_gc_lists_then_removes(run_cli, tmp_path):
     run = toy_run(str(tmp_path), numbers=(0,))
     write_batch(run.storage, toy_record(), 1, toy_batch(toy_record(), 1))
     run.storage.write("mine.txt", b"1")
     before = run.storage.files("")
-    code, out, _ = vlmlake("gc", str(tmp_path))
+    code, out, _ = run_cli("gc", str(tmp_path))
     assert code == 0
     assert "young: stays" in out
     assert "not of vlmlake: stays" in out
     assert out.endswith("0 left over, 0 B\n")
-    assert "--delete removes them" in vlmlake("gc", str(tmp_path), "--older-than", "0")[1]
+    assert "--delete removes them" in run_cli("gc", str(tmp_path), "--older-than", "0")[1]
     assert run.storage.files("") == before
-    code, out, _ = vlmlake("gc", str(tmp_path), "--delete", "--older-than", "0")
+    code, out, _ = run_cli("gc", str(tmp_path), "--delete", "--older-than", "0")
     shards = len(run.record.batch_specs)
     assert len(re.findall(r"^ *shard .* removed *$", out, re.MULTILINE)) == shards
     assert f"{shards} removed, " in out
     assert len(run.storage.files("")) == len(before) - shards
-    assert vlmlake("status", str(tmp_path))[1].splitlines()[1] == "  missing: 2 (1, 2)"
+    assert run_cli("status", str(tmp_path))[1].splitlines()[1] == "  missing: 2 (1, 2)"
 
 
 VERBS = {
@@ -196,7 +163,7 @@ VERBS = {
 
 
 @pytest.mark.parametrize("verb", VERBS)
-def test_every_verb_takes_storage_options(vlmlake, refused, lake_url, tmp_path, monkeypatch, verb):
+def test_every_verb_takes_storage_options(run_cli, refused, lake_url, tmp_path, monkeypatch, verb):
     given = []
     opened = Storage.at.__func__
 
@@ -209,13 +176,13 @@ def test_every_verb_takes_storage_options(vlmlake, refused, lake_url, tmp_path, 
     copy_run(open_lake(lake_url).run("tiny-llava"), lake, Selection(READOUT, ("block_1",)))
     given.clear()
     rest = [text.format(target=tmp_path / "target") for text in VERBS[verb]]
-    assert vlmlake(verb, lake, *rest, "--storage-option", "auto_mkdir=true")[0] == 0
+    assert run_cli(verb, lake, *rest, "--storage-option", "auto_mkdir=true")[0] == 0
     assert given
     assert all(options == {"auto_mkdir": True} for _, options in given), given
     assert "credentials come from the environment" in refused(verb, lake, *rest, "--storage-option", "secret=hush")
 
 
-def test_a_copys_target_may_have_its_own(vlmlake, tmp_path, monkeypatch):
+def test_a_copys_target_may_have_its_own(run_cli, tmp_path, monkeypatch):
     given = {}
     opened = Storage.at.__func__
 
@@ -226,7 +193,7 @@ def test_a_copys_target_may_have_its_own(vlmlake, tmp_path, monkeypatch):
     source, target = str(tmp_path / "a"), str(tmp_path / "b")
     toy_run(source)
     monkeypatch.setattr(Storage, "at", classmethod(watched))
-    assert vlmlake("copy", source, target, "--target-option", "auto_mkdir=true")[0] == 0
+    assert run_cli("copy", source, target, "--target-option", "auto_mkdir=true")[0] == 0
     assert (given[source], given[target]) == ({}, {"auto_mkdir": True})
 
 
@@ -281,7 +248,7 @@ def test_what_is_no_option_is_refused(text):
 
 
 @pytest.fixture
-def job_of(vlmlake, monkeypatch):
+def job_of(run_cli, monkeypatch):
     """The job that `extract` would run."""
     jobs = []
     monkeypatch.setattr("vlmlake.console.extraction.extract_with_progress", lambda console, job: jobs.append(job))
@@ -289,7 +256,7 @@ def job_of(vlmlake, monkeypatch):
         monkeypatch.delenv(name, raising=False)
 
     def run(*arguments: str):
-        code, _, err = vlmlake("extract", "--model", "m", "--dataset", "shapes:3", "--lake", "l", *arguments)
+        code, _, err = run_cli("extract", "--model", "m", "--dataset", "shapes:3", "--lake", "l", *arguments)
         assert code == 0, err
         return jobs[-1]
 
@@ -355,11 +322,11 @@ def test_errors_of_the_storages_clients_are_one_line(refused, monkeypatch, tmp_p
     assert refused("info", str(tmp_path)) == "vlmlake: ClientError: cannot reach http://host/lake"
 
 
-def test_sql_reaches_files_where_that_is_asked_for(vlmlake, refused, lake_url, tmp_path):
+def test_sql_reaches_files_where_that_is_asked_for(run_cli, refused, lake_url, tmp_path):
     (tmp_path / "mine.csv").write_text("split,weight\nrandom,2\n")
     query = f"select weight, count(*) as n from examples join '{tmp_path / 'mine.csv'}' using (split) group by weight"
     assert "SQL: " in refused("sql", lake_url, query)
-    assert vlmlake("sql", lake_url, query, "--allow-files")[1].split() == ["weight", "n", "2", "160"]
+    assert run_cli("sql", lake_url, query, "--allow-files")[1].split() == ["weight", "n", "2", "160"]
 
 
 def test_copying_reads_little_beyond_what_it_takes(lake_url, tmp_path):

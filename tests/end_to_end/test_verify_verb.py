@@ -3,37 +3,17 @@
 from __future__ import annotations
 
 import shutil
-import sys
 from pathlib import Path
 
 import pytest
 
 from vlmlake import open_lake
-from vlmlake.cli import main
 from vlmlake.cli_options import storage_options
 from vlmlake.console import terminal
 from vlmlake.console.verification import PROBLEMS_SHOWN, print_verdicts
 from vlmlake.errors import VlmlakeError
 from vlmlake.store_schema.lake import create_lake
 from vlmlake.store_schema.verdict import Looked, Problem, Verdict
-
-
-@pytest.fixture
-def run_cli(monkeypatch, capsys):
-    """Run a command line in this process; returns exit code, standard output and standard error."""
-
-    def run(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["vlmlake", *arguments])
-        try:
-            main()
-        except SystemExit as stop:
-            code = stop.code or 0
-        else:
-            code = 0
-        printed = capsys.readouterr()
-        return code, printed.out, printed.err
-
-    return run
 
 
 @pytest.fixture
