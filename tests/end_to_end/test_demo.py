@@ -19,6 +19,8 @@ from vlmlake.ingest.decoding import Decoding
 from vlmlake.ingest.extract import extract
 from vlmlake.ingest.job import Job
 from vlmlake.ingest.model_source import ModelSource
+from vlmlake.store_schema.verdict import is_sound
+from vlmlake.store_schema.verify import verify
 
 MODELS = ("tiny-llava", "tiny-paligemma", "tiny-qwen2-vl")
 
@@ -78,7 +80,7 @@ def test_a_second_demo_computes_nothing_and_tells_the_same(shown):
 def test_the_commands_run_as_printed(shown, monkeypatch, capsys):
     folder, out, _ = shown
     commands = [line.strip() for line in out.partition("Try next:")[2].splitlines() if line.strip()]
-    assert len(commands) == 3
+    assert len(commands) == 4
     for command in commands:
         words = shlex.split(command)
         assert str(folder) in words[2]
@@ -87,6 +89,13 @@ def test_the_commands_run_as_printed(shown, monkeypatch, capsys):
             main()
         assert not stop.value.code
         assert len(capsys.readouterr().out.splitlines()) > 3
+
+
+def test_the_demos_lake_is_sound(shown):
+    folder, _, _ = shown
+    verdicts = verify(open_lake(str(folder / "lake")))
+    assert is_sound(verdicts), verdicts
+    assert sum(verdict.looked.examples for verdict in verdicts) == 3 * 360
 
 
 @pytest.mark.parametrize("folder", checkpoints(), ids=lambda folder: folder.name)

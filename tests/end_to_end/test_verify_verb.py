@@ -8,10 +8,8 @@ from pathlib import Path
 import pytest
 
 from vlmlake import open_lake
-from vlmlake.cli_options import storage_options
 from vlmlake.console import terminal
 from vlmlake.console.verification import PROBLEMS_SHOWN, print_verdicts
-from vlmlake.errors import VlmlakeError
 from vlmlake.store_schema.lake import create_lake
 from vlmlake.store_schema.verdict import Looked, Problem, Verdict
 
@@ -94,19 +92,3 @@ def test_text_of_a_lake_cannot_steer_the_terminal_and_only_so_many_problems_are_
     assert lines[-1] == "10 more problems"
     assert "\x1b" not in "".join(lines)
     assert r"\x1b[2J\nforged" in lines[2]
-
-
-def test_options_of_the_storage_are_json_or_text_and_no_credentials():
-    given = ["endpoint_url=http://localhost:9000", "anon=true", 'client_kwargs={"region_name": "eu"}']
-    assert storage_options(given) == {
-        "endpoint_url": "http://localhost:9000",
-        "anon": True,
-        "client_kwargs": {"region_name": "eu"},
-    }
-    assert storage_options(None) == {}
-    for text in ("secret=hush", "Key=hush", "account_key=hush"):
-        with pytest.raises(VlmlakeError, match="credentials come from the environment") as refused:
-            storage_options([text])
-        assert "hush" not in str(refused.value)
-    with pytest.raises(VlmlakeError, match="expected NAME=VALUE"):
-        storage_options(["anon"])
