@@ -13,8 +13,8 @@ import typer
 from vlmlake import cli_options as options
 from vlmlake import cli_store
 from vlmlake.console.printable import printable
-from vlmlake.errors import VlmlakeError
-from vlmlake.store_schema.retries import client_errors, described, without_credentials
+from vlmlake.errors import VlmlakeError, without_credentials
+from vlmlake.store_schema.retries import client_errors, described
 
 app = typer.Typer(
     no_args_is_help=True,

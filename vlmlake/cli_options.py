@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from vlmlake.errors import VlmlakeError
-from vlmlake.store_schema.retries import without_credentials
+from vlmlake.errors import VlmlakeError, without_credentials
 from vlmlake.store_schema.workers import Worker
 
 if TYPE_CHECKING:

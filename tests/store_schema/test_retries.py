@@ -6,9 +6,9 @@ import time
 
 import pytest
 
-from vlmlake.errors import VlmlakeError
+from vlmlake.errors import VlmlakeError, without_credentials
 from vlmlake.store_schema import retries
-from vlmlake.store_schema.retries import FINAL, patiently, without_credentials
+from vlmlake.store_schema.retries import FINAL, patiently
 
 
 @pytest.fixture(autouse=True)

@@ -6,14 +6,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from vlmlake.errors import VlmlakeError
+from vlmlake.errors import VlmlakeError, without_credentials
 from vlmlake.ingest.decoding import Decoding
 from vlmlake.ingest.model_source import ModelSource
 from vlmlake.store_schema.capture_plan import CapturePlan, read_plan
 from vlmlake.store_schema.workers import Worker
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Job:
     """What to run, on what, and what to keep.
 
@@ -35,7 +35,13 @@ class Job:
     share_prefix: bool = True
     skip_bad: bool = False
     worker: Worker = field(default_factory=Worker)
-    storage_options: Mapping[str, Any] | None = field(default=None, repr=False)
+    storage_options: Mapping[str, Any] | None = None
+
+    def __repr__(self) -> str:
+        """Without what credentials the job was given."""
+        return without_credentials(
+            f"Job({self.model!r}, datasets={self.datasets!r}, lake={self.lake!r}, {self.plan!r})"
+        )
 
     def __post_init__(self) -> None:
         if not self.datasets:

@@ -13,12 +13,12 @@ from typing import Any
 
 import numpy as np
 
+from vlmlake.errors import without_credentials
 from vlmlake.ingest.datasets import Example
 from vlmlake.ingest.datasets.image_source import ImageSource
 from vlmlake.ingest.datasets.survey import ImageFacts
 from vlmlake.ingest.families import Family
 from vlmlake.ingest.job import Job
-from vlmlake.store_schema.retries import without_credentials
 from vlmlake.store_schema.run_record import RunRecord
 from vlmlake.store_schema.schema import FORMAT_VERSION, Extents
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import random
-import re
 import sys
 import time
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from vlmlake.errors import VlmlakeError
+from vlmlake.errors import VlmlakeError, without_credentials
 
 WAITS = (0.5, 1.0, 2.0, 4.0)
 """Seconds before each further attempt, lengthened by up to a half, so that many workers do not come back at once."""
@@ -32,9 +31,6 @@ REFUSALS = (400, 401, 403, 405, 501)
 
 WITHOUT_CREDENTIALS = ("NoCredentialsError", "PartialCredentialsError", "DefaultCredentialsError")
 """Classes of the clients' errors."""
-
-_USER = re.compile(r"(?<=://)[^/\s'\"]+@")
-_QUERY = re.compile(r"(://[^\s?'\"]*)\?[^\s'\"]*")
 
 Answer = TypeVar("Answer")
 
@@ -86,8 +82,3 @@ def described(error: Any) -> str:
     """An error's class and words in one line, without credentials that a URL in it carries."""
     words = " ".join(without_credentials(str(error)).split())
     return f"{type(error).__name__}: {words}".rstrip(": ")
-
-
-def without_credentials(text: str) -> str:
-    """The text with user names, passwords and queries taken out of its URLs."""
-    return _QUERY.sub(r"\1", _USER.sub("", text))

@@ -22,8 +22,8 @@ from fsspec.asyn import AsyncFileSystem
 from fsspec.implementations.local import LocalFileSystem
 from fsspec.implementations.memory import MemoryFileSystem
 
-from vlmlake.errors import VlmlakeError
-from vlmlake.store_schema.retries import client_errors, described, patiently, without_credentials
+from vlmlake.errors import VlmlakeError, without_credentials
+from vlmlake.store_schema.retries import client_errors, described, patiently
 
 WRITING = ".writing-"
 """Beginning of the names of files that are not whole yet."""
@@ -286,7 +286,7 @@ class Storage:
         folder = os.path.dirname(full)
         temporary = posixpath.join(folder, f"{WRITING}{uuid4().hex}")
         try:
-            os.makedirs(folder, exist_ok=True)
+            _make_folder(folder)
             with open(temporary, "xb") as file:
                 file.writelines(parts)
                 file.flush()
@@ -363,6 +363,15 @@ def _patience() -> Any:
     import aiohttp
 
     return aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS, sock_read=READ_SECONDS)
+
+
+def _make_folder(folder: str) -> None:
+    """Make a folder and those above it, each entry safe on the disk."""
+    if not os.path.isdir(folder):
+        above = os.path.dirname(folder)
+        _make_folder(above)
+        os.makedirs(folder, exist_ok=True)
+        _sync_path(above)
 
 
 def _link(temporary: str, full: str) -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+from vlmlake.errors import without_credentials
 from vlmlake.ingest.datasets import urls
 
 
@@ -49,7 +50,7 @@ class UrlImage:
 
     @property
     def name(self) -> str:
-        return self.url
+        return without_credentials(self.url)
 
     def read(self) -> bytes:
         return urls.read(self.url, self.options)
