@@ -21,6 +21,7 @@ from stores.files import as_torch_file, insert, table_at
 from stores.lake import Writer, plan
 from stores.subject import attention, hidden_states
 from stores.table import Row
+from vlmlake.store_schema.shards import THREADS
 
 LEAST = 0.5
 """GB/s, the target."""
@@ -63,7 +64,7 @@ def rows(effort: Effort, folder: Path) -> tuple[list[Row], list[str]]:
         f"{' x '.join(map(str, effort.attention))} attention weights, float16; GB of values a second.",
         "A: rows without s: nobody waits for the disk (ours with fsync left out, SQLite synchronous=OFF); with s: "
         "everybody does, each file, each SQLite batch.",
-        f"A: ours compresses with zstd in one thread for two cores and checks by CRC-32C: smaller by {', '.join(gains)}"
+        f"A: ours compresses with zstd in {THREADS} threads and checks by CRC-32C: smaller by {', '.join(gains)}"
         "; all others write as it is.",
     ]
 
