@@ -28,8 +28,9 @@ from vlmlake.ingest.decoding import Decoding
 from vlmlake.ingest.extract import extract
 from vlmlake.ingest.job import Job
 from vlmlake.ingest.model_source import ModelSource
-from vlmlake.store_schema import paths, retries, storage
+from vlmlake.store_schema import connection, paths, retries
 from vlmlake.store_schema.arrays import shard_file
+from vlmlake.store_schema.local_disk import WRITING
 from vlmlake.store_schema.run import Run
 from vlmlake.store_schema.storage import Storage
 
@@ -47,8 +48,8 @@ def scenes(tmp_path_factory) -> Path:
 def hurried(monkeypatch) -> None:
     """Back-off and time-outs of a test's length."""
     monkeypatch.setattr(retries, "WAITS", (0.05, 0.1, 0.2, 0.4))
-    monkeypatch.setattr(storage, "READ_SECONDS", 1)
-    monkeypatch.setitem(storage.S3_CONFIG, "read_timeout", 1)
+    monkeypatch.setattr(connection, "READ_SECONDS", 1)
+    monkeypatch.setitem(connection.S3_CONFIG, "read_timeout", 1)
     fsspec.filesystem("s3").clear_instance_cache()
 
 
@@ -96,7 +97,7 @@ FAULTS: dict[str, Fault] = {
 
 def write_and_read_naively(endpoint: str, url: str) -> None:
     """As one does who asks once, and takes an answer for what happened."""
-    fs = fsspec.filesystem("s3", endpoint_url=endpoint, skip_instance_cache=True, config_kwargs=storage.S3_CONFIG)
+    fs = fsspec.filesystem("s3", endpoint_url=endpoint, skip_instance_cache=True, config_kwargs=connection.S3_CONFIG)
     fs.retries = 1
     for number in range(10):
         fs.pipe_file(f"{url}/{number}", b"x" * 100, mode="create")
@@ -174,7 +175,7 @@ def test_a_file_that_does_not_fit_stops_a_pass_and_leaves_nothing_half_written(t
     assert done.returncode == 2
     (line,) = done.stderr.strip().splitlines()
     assert "File too large. What was committed is kept; make room and run the same command again" in line
-    assert not [path for path in (tmp_path / "lake").rglob("*") if path.name.startswith(storage.WRITING)]
+    assert not [path for path in (tmp_path / "lake").rglob("*") if path.name.startswith(WRITING)]
     extract(job)
     assert contents(Storage.at(job.lake)) == contents(whole.storage)
 

@@ -14,10 +14,11 @@ from vlmlake.store_schema import paths
 from vlmlake.store_schema.arrays import shard_file
 from vlmlake.store_schema.commits import BATCH_FILE
 from vlmlake.store_schema.index import NAME, is_result
+from vlmlake.store_schema.local_disk import WRITING
 from vlmlake.store_schema.metadata import DOCUMENT
 from vlmlake.store_schema.run_record import RunRecord, read_record
 from vlmlake.store_schema.schema import ARRAYS, ONCE_ARRAYS
-from vlmlake.store_schema.storage import WRITING, Storage
+from vlmlake.store_schema.storage import Storage
 from vlmlake.store_schema.workers import NOTE
 
 Kind = Literal["temporary", "shard", "commit", "creation", "note", "unknown"]

@@ -15,7 +15,8 @@ from uuid import uuid4
 from vlmlake.errors import VlmlakeError
 from vlmlake.store_schema import paths
 from vlmlake.store_schema.lake_files import Group, Kind, sort_files
-from vlmlake.store_schema.storage import WRITING, Storage
+from vlmlake.store_schema.local_disk import WRITING
+from vlmlake.store_schema.storage import Storage
 from vlmlake.store_schema.uploads import Upload, abort_upload, open_uploads
 
 OLDER_THAN = 3600.0

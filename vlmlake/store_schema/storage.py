@@ -1,13 +1,8 @@
-"""One folder of a local disk, an object store or a web server, reached by URL through fsspec: the only file that
-touches bytes.
-"""
+"""One folder of a local disk, an object store or a web server, reached by URL through fsspec."""
 
 from __future__ import annotations
 
-import errno
-import os
 import posixpath
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext, suppress
@@ -15,7 +10,6 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from threading import Lock
 from typing import Any, TypeVar
-from uuid import uuid4
 
 import fsspec
 from fsspec.asyn import AsyncFileSystem
@@ -23,23 +17,10 @@ from fsspec.implementations.local import LocalFileSystem
 from fsspec.implementations.memory import MemoryFileSystem
 
 from vlmlake.errors import VlmlakeError, without_credentials
-from vlmlake.store_schema.retries import client_errors, described, patiently
-
-WRITING = ".writing-"
-"""Beginning of the names of files that are not whole yet."""
-
-WEB = ("http", "https")
-S3 = ("s3", "s3a")
-EXTRAS = {"http": "http", "https": "http", "s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs", "az": "azure"}
-"""The extra of vlmlake that brings a protocol's package."""
-
-CONNECT_SECONDS, READ_SECONDS = 10, 60
-S3_CONFIG = {
-    "connect_timeout": CONNECT_SECONDS,
-    "read_timeout": READ_SECONDS,
-    "retries": {"mode": "standard", "total_max_attempts": 1},
-}
-"""botocore's own attempts would multiply with ours (retries.py)."""
+from vlmlake.store_schema import local_disk
+from vlmlake.store_schema.connection import WEB, connect, protocol
+from vlmlake.store_schema.local_disk import Entry
+from vlmlake.store_schema.retries import patiently
 
 AT_ONCE = 16
 """Requests under way together where the file system has no way of its own."""
@@ -47,18 +28,7 @@ AT_ONCE = 16
 MEMORY = Lock()
 """Held while `memory://` is asked, which looks whether a file is there and then writes it, in two steps."""
 
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-
 Answer = TypeVar("Answer")
-
-
-@dataclass(frozen=True)
-class Entry:
-    """A file or folder of a listing. bytes: 0 for a folder."""
-
-    name: str
-    bytes: int
-    is_folder: bool
 
 
 @dataclass(frozen=True)
@@ -86,23 +56,8 @@ class Storage:
         Raises VlmlakeError if the URL is empty, its protocol unknown, the protocol's package not installed, or an
         option unknown to it.
         """
-        if not url:
-            raise VlmlakeError("the URL of the lake is empty: expected a folder or a URL like s3://bucket/lake")
-        shown, protocol = without_credentials(url), _protocol(url)
-        if protocol in WEB and ("?" in url or "#" in url):
-            raise VlmlakeError(f"cannot open {shown}: expected an address without ? and #, to which paths are added")
-        try:
-            fs, root = fsspec.core.url_to_fs(url, use_listings_cache=False, **_settings(protocol, options or {}))
-            if protocol in S3:
-                fs.connect()  # an option that it does not know would come out with the first request
-        except ImportError as error:
-            extra = f"; pip install 'vlmlake[{EXTRAS[protocol]}]'" if protocol in EXTRAS else ""
-            raise VlmlakeError(f"cannot open {shown}: {error}{extra}") from error
-        except (ValueError, TypeError, *client_errors()) as error:
-            raise VlmlakeError(f"cannot open {shown}: {described(error)}") from error
-        if hasattr(fs, "retries"):
-            fs.retries = 1
-        return cls(shown, fs, root.rstrip("/"), url, dict(options or {}))
+        fs, root = connect(url, options or {})
+        return cls(without_credentials(url), fs, root, url, dict(options or {}))
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Storage.at, (self.address, self.options)
@@ -114,7 +69,7 @@ class Storage:
     @property
     def listable(self) -> bool:
         """Whether the storage can say what is there; a web server cannot, and takes nothing either."""
-        return _protocol(self.address) not in WEB
+        return protocol(self.address) not in WEB
 
     @property
     def _distant(self) -> bool:
@@ -136,7 +91,7 @@ class Storage:
         """Files and folders directly below `folder`, sorted by name; none where the folder is missing."""
         self.require_writable()
         if self.local:
-            return self._local_entries(folder)
+            return local_disk.entries(self.full(folder))
         try:
             listed = self._ask(folder, lambda: self.fs.ls(self.full(folder), detail=True))
         except (FileNotFoundError, NotADirectoryError):
@@ -146,19 +101,6 @@ class Storage:
             for item in listed
             if item["name"].rstrip("/") != self.full(folder).rstrip("/")
         )
-        return tuple(sorted(found, key=lambda entry: entry.name))
-
-    def _local_entries(self, folder: str) -> tuple[Entry, ...]:
-        """fsspec asks about every file several times."""
-        found = []
-        try:
-            with os.scandir(self.full(folder)) as listed:
-                for item in listed:
-                    with suppress(FileNotFoundError):
-                        facts, is_folder = item.stat(), item.is_dir()
-                        found.append(Entry(item.name, 0 if is_folder else facts.st_size, is_folder))
-        except (FileNotFoundError, NotADirectoryError):
-            return ()
         return tuple(sorted(found, key=lambda entry: entry.name))
 
     def entries_of(self, folders: Sequence[str]) -> list[tuple[Entry, ...]]:
@@ -196,12 +138,7 @@ class Storage:
 
     def free(self) -> int | None:
         """Bytes free where the root lies or shall lie; none where that is not a local disk."""
-        if not self.local:
-            return None
-        folder = os.path.abspath(self.root)
-        while not os.path.isdir(folder):
-            folder = os.path.dirname(folder)
-        return shutil.disk_usage(folder).free
+        return local_disk.free(self.root) if self.local else None
 
     def read(self, path: str) -> bytes:
         """Raises FileNotFoundError where nothing is there."""
@@ -223,10 +160,7 @@ class Storage:
     def read_span(self, path: str, start: int, end: int) -> bytes:
         """One part of a file."""
         if self.local:
-            with open(self.full(path), "rb") as file:
-                first = start if start >= 0 else max(0, os.fstat(file.fileno()).st_size + start)
-                file.seek(first)
-                return file.read(end - start)
+            return local_disk.read_span(self.full(path), start, end)
         return bytes(self._ask(path, lambda: self.fs.cat_file(self.full(path), start=start, end=end or None)))
 
     def _spans_together(self, spans: Sequence[tuple[str, int, int]]) -> list[bytes]:
@@ -258,7 +192,7 @@ class Storage:
         self.require_writable()
         parts = [content] if isinstance(content, bytes) else content
         if self.local:
-            self._place(path, parts, os.replace)
+            local_disk.replace(self.full(path), parts)
         else:
             self._ask(path, lambda: self.fs.pipe_file(self.full(path), b"".join(parts)))
 
@@ -269,7 +203,7 @@ class Storage:
         """
         self.require_writable()
         if self.local:
-            return self._place(path, [content], _link)
+            return local_disk.create(self.full(path), content)
 
         def ask() -> bool:
             try:
@@ -280,33 +214,6 @@ class Storage:
 
         return self._ask(path, ask)
 
-    def _place(self, path: str, parts: Sequence[bytes], move: Callable[[str, str], None]) -> bool:
-        """Write beside the target and move there; false where `move` finds something in its place."""
-        full = self.full(path)
-        folder = os.path.dirname(full)
-        temporary = posixpath.join(folder, f"{WRITING}{uuid4().hex}")
-        try:
-            _make_folder(folder)
-            with open(temporary, "xb") as file:
-                file.writelines(parts)
-                file.flush()
-                os.fsync(file.fileno())
-            try:
-                move(temporary, full)
-            except FileExistsError:
-                return False
-        except OSError as error:
-            if error.errno in FULL:
-                raise VlmlakeError(
-                    f"{full}: {error.strerror}. What was committed is kept; make room and run the same command again"
-                ) from error
-            raise
-        finally:
-            with suppress(FileNotFoundError, NotADirectoryError):
-                os.unlink(temporary)
-        _sync_path(folder)
-        return True
-
     def delete(self, path: str) -> None:
         """Remove one file; nothing happens where it is gone already."""
         self.require_writable()
@@ -316,9 +223,7 @@ class Storage:
     def remove_empty_folders(self, folder: str) -> None:
         """Remove a folder of a local disk and those below it, as far as they hold nothing; elsewhere there are none."""
         if self.local:
-            for place, _, _ in os.walk(self.full(folder), topdown=False):
-                with suppress(OSError):
-                    os.rmdir(place)
+            local_disk.remove_empty_folders(self.full(folder))
 
     def require_writable(self) -> None:
         """Raises VlmlakeError for a web address."""
@@ -343,52 +248,3 @@ class Storage:
 def _entry(name: str, item: Mapping[str, Any]) -> Entry:
     is_folder = item["type"] == "directory"
     return Entry(name, 0 if is_folder else item["size"] or 0, is_folder)
-
-
-def _protocol(url: str) -> str:
-    return url.partition("://")[0].lower() if "://" in url else "file"
-
-
-def _settings(protocol: str, options: Mapping[str, Any]) -> dict[str, Any]:
-    """What fsspec is told: the given options over ours."""
-    if protocol in S3:
-        return {**options, "config_kwargs": {**S3_CONFIG, **options.get("config_kwargs", {})}}
-    if protocol in WEB:
-        return {"client_kwargs": {"timeout": _patience()}, **options}
-    return dict(options)
-
-
-def _patience() -> Any:
-    """aiohttp's: none for the whole of a large file, some for each part of it."""
-    import aiohttp
-
-    return aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS, sock_read=READ_SECONDS)
-
-
-def _make_folder(folder: str) -> None:
-    """Make a folder and those above it, each entry safe on the disk."""
-    if not os.path.isdir(folder):
-        above = os.path.dirname(folder)
-        _make_folder(above)
-        os.makedirs(folder, exist_ok=True)
-        _sync_path(above)
-
-
-def _link(temporary: str, full: str) -> None:
-    """Give a file its name unless that is taken, in one step where the disk knows hard links."""
-    try:
-        os.link(temporary, full)
-    except OSError as error:
-        if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP):
-            raise
-        if os.path.exists(full):
-            raise FileExistsError(full) from error
-        os.replace(temporary, full)
-
-
-def _sync_path(path: str) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
