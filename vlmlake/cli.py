@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, NoReturn
@@ -296,6 +297,7 @@ def demo(
 
 def main() -> None:
     """Entry point: an error that a user can put right is one line on standard error and exit code 2."""
+    warnings.showwarning = _warn
     try:
         app()
     except VlmlakeError as error:
@@ -308,6 +310,10 @@ def main() -> None:
         _refuse(f"{error.name} is missing: this verb needs the extra `ingest`, as in pip install '.[ingest]'")
     except client_errors() as error:
         _refuse(described(error))
+
+
+def _warn(message: Warning | str, *_: object) -> None:
+    print(f"vlmlake: {printable(str(message))}", file=sys.stderr)
 
 
 def _refuse(text: str) -> NoReturn:

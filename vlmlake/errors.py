@@ -22,6 +22,10 @@ class DamagedError(VlmlakeError):
     """Something in a lake is not as it was written; says which file."""
 
 
+class DamageWarning(UserWarning):
+    """Examples are left out because what held them was lost."""
+
+
 class UnknownNameError(VlmlakeError, KeyError):
     """A name that the lake does not hold; a KeyError too, so that `in` and `get` of a Lake work as in any mapping."""
 

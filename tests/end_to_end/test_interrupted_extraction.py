@@ -253,3 +253,26 @@ def test_memory_and_disk_hold_the_same(job, uninterrupted, tmp_path):
     run = extract(replace(job, lake=url)).run
     xr.testing.assert_equal(open_lake(url)[run].compute(), open_lake(uninterrupted)[run].compute())
     assert np.isfinite(open_lake(url)[run]["unembedding"].values).all()
+
+
+def test_a_batch_of_ones_own_that_is_not_visible_in_the_end_is_an_error(job, monkeypatch):
+    real = extract_module.commit_batch
+
+    def forgetful(storage, record, number, *rest):
+        written = real(storage, record, number, *rest)
+        if number == 3:
+            storage.delete(f"runs/{record.name}/batches/000003.parquet")
+        return written
+
+    monkeypatch.setattr(extract_module, "commit_batch", forgetful)
+    with pytest.raises(VlmlakeError, match="has 39 of 40 batches"):
+        extract(job)
+
+
+def test_a_question_that_looks_like_a_checksum_is_a_question(tiny_llava, scenes, tmp_path):
+    table = tmp_path / "asked.csv"
+    texts = ["Is vlmlake-crc32c=deadbeef there?", "Is vlmlake-crc32c=00000000 there?"]
+    table.write_text("question,image\n" + "".join(f"{text},scene_000000.png\n" for text in texts))
+    job = Job(ModelSource(str(tiny_llava)), (f"table:{table}",), str(tmp_path / "lake"), str(scenes / "images"))
+    run = extract(job).run
+    assert sorted(open_lake(job.lake).run(run).examples()["question"]) == sorted(texts)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from tests.store_schema.toy import FEW_ARRAYS, commit, new_run, record
 from tests.store_schema.turns import take_turns
 from vlmlake import open_lake
-from vlmlake.errors import DamagedError, VlmlakeError
+from vlmlake.errors import DamagedError, DamageWarning, VlmlakeError
 from vlmlake.store_schema import paths, seals, tables
 from vlmlake.store_schema.batch_list import encode_batch_list, read_batch_list
 from vlmlake.store_schema.commits import batch_files, look, visible, withdraw
@@ -133,6 +133,47 @@ def finished_lake() -> Storage:
     return _lakes[0]
 
 
+def test_a_list_that_is_written_late_gives_way_to_what_is_there(storage, monkeypatch):
+    """While one is about to write its list another puts a batch anew, of another content, and finishes."""
+    real, waiting = Storage.write, [True]
+
+    def delayed(self, path, content):
+        if path == paths.batch_list(PLANNED.name) and waiting:
+            waiting.clear()
+            withdraw(storage, PLANNED, [1])
+            commit(storage, PLANNED, 1, seed=9)
+            finish(storage, PLANNED)
+        real(self, path, content)
+
+    monkeypatch.setattr(Storage, "write", delayed)
+    finish(storage, PLANNED)
+    assert look(storage, PLANNED).committed.keys() == {0, 1, 2}
+    listed = read_batch_list(storage, PLANNED)
+    fresh = look(storage, PLANNED, fresh=True).committed
+    assert {number: one.shards for number, (_, one) in listed.items()} == {n: one.shards for n, one in fresh.items()}
+
+
+def test_a_run_that_loses_a_batch_while_it_is_finished_is_not(storage, monkeypatch):
+    real = Storage.write
+
+    def robbed(self, path, content):
+        real(self, path, content)
+        if path == paths.batch_list(PLANNED.name):
+            self.delete(paths.batch(PLANNED.name, 2))
+
+    monkeypatch.setattr(Storage, "write", robbed)
+    with pytest.raises(VlmlakeError, match="has 2 of 3 batches"):
+        finish(storage, PLANNED)
+    assert not is_finished(storage, PLANNED.name)
+
+
+def test_a_lost_shard_is_warned_of(storage):
+    finish(storage, PLANNED)
+    storage.delete(f"{paths.arrays(PLANNED.name)}/token_role/c.1.0")
+    with pytest.warns(DamageWarning, match=r"batch 1 of toy-\w+ is left out: .*c\.1\.0 is missing"):
+        assert visible(storage, PLANNED).keys() == {0, 2}
+
+
 def test_the_batch_list_of_another_run_is_refused(storage):
     finish(storage, OTHER)
     storage.write(paths.batch_list(PLANNED.name), storage.read(paths.batch_list(OTHER.name)))
@@ -198,7 +239,7 @@ def test_an_index_that_leads_elsewhere_is_refused(storage, name):
 
 @pytest.mark.parametrize("fields", [[], {}, {"runs": []}, {"runs": 3, "results": []}, {"runs": [3], "results": []}])
 def test_an_index_of_another_form_is_damaged(storage, fields):
-    told = {**fields, "seal": seals.BLANK} if isinstance(fields, dict) else [seals.BLANK]
+    told = {**fields, "seal": seals.BLANK} if isinstance(fields, dict) else [{"seal": seals.BLANK}]
     storage.write(paths.INDEX, seals.sealed(json.dumps(told).encode()))
     with pytest.raises(DamagedError, match=r"index.json of .* is damaged: \w+Error"):
         written_index(storage)

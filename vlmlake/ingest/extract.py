@@ -74,7 +74,8 @@ def extract(
     report is called once when the run is known and after every commit, from a background thread. family: the job's
     model where it is loaded already. tell: is told what the user should know beforehand.
 
-    Raises VlmlakeError for bad input before anything is computed; batches committed before an error stay.
+    Raises VlmlakeError for bad input before anything is computed, and where a batch that was committed is not visible
+    at the end; batches committed before an error stay.
     """
     refuse_foreign_lake(job.lake, job.storage_options)
     survey = survey_job(job)
@@ -111,7 +112,7 @@ def extract(
         rows=len(work.items),
         computed=computed,
         skipped=len(survey.skipped),
-        missing=_finish(storage, record),
+        missing=_finish(storage, record, job.worker),
         written=tally.written,
         seconds=tally.seconds,
         waited=writer.waited,
@@ -146,12 +147,17 @@ def _tell_of_others(storage: Storage, record: RunRecord, tell: Callable[[str], N
             tell(f"{' and '.join(told)} changed under the same name since run {name}: {record.name} is another run")
 
 
-def _finish(storage: Storage, record: RunRecord) -> int:
-    """Finish the run if nothing is missing; how many batches are."""
+def _finish(storage: Storage, record: RunRecord, worker: Worker) -> int:
+    """Finish the run if nothing is missing; how many batches of other workers are.
+
+    Raises UnfinishedError if one of the worker's own is.
+    """
     try:
         finish(storage, record)
     except UnfinishedError as error:
-        return error.missing
+        if _owned(worker, error.missing):
+            raise
+        return len(error.missing)
     return 0
 
 

@@ -9,11 +9,12 @@ it may have overwritten some, and puts all of its own again.
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from vlmlake.errors import DamagedError, VlmlakeError
+from vlmlake.errors import DamagedError, DamageWarning, VlmlakeError
 from vlmlake.store_schema import paths, tables
 from vlmlake.store_schema.arrays import Arrays, shard_file, write_batch, write_once
 from vlmlake.store_schema.batch_list import read_batch_list, remove_batch_list
@@ -22,7 +23,7 @@ from vlmlake.store_schema.metadata import write_documents
 from vlmlake.store_schema.run_record import RunRecord, read_record
 from vlmlake.store_schema.storage import Storage
 
-BATCH_FILE = re.compile(r"(\d{6})\.parquet")
+BATCH_FILE = re.compile(r"(\d{6,})\.parquet")
 SHARD_FILE = re.compile(r"c\.(\d+)(\.0)*")
 
 ROUNDS = 10
@@ -108,10 +109,16 @@ def look(storage: Storage, record: RunRecord, fresh: bool = False) -> State:
 
 
 def visible(storage: Storage, record: RunRecord) -> Mapping[int, Commit]:
-    """The visible batches' commits, ascending. Raises DamagedError if a commit is damaged or another run's."""
+    """The visible batches' commits, ascending; a DamageWarning for each that lost a shard.
+
+    Raises DamagedError if a commit is damaged or another run's.
+    """
     state = look(storage, record)
     for number in sorted(state.damaged):
         raise DamagedError(f"{state.broken[number]}; `vlmlake extract` computes that batch again")
+    for number, why in state.broken.items():
+        told = f"batch {number} of {record.name} is left out: {why}; `vlmlake extract` computes it again"
+        warnings.warn(told, DamageWarning, stacklevel=2)
     return state.committed
 
 
@@ -196,7 +203,9 @@ def _read_commits(
     damage = {}
     numbers = sorted(numbers)
     files = [paths.batch(record.name, number) for number in numbers]
-    for number, path, content in zip(numbers, files, storage.read_all(files), strict=True):
+    for number, path, content in zip(numbers, files, storage.read_present(files), strict=True):
+        if content is None:
+            continue  # it was withdrawn in the meantime
         try:
             commits[number] = Commit.decode(content, record.name, number, f"{path} of {storage.url}")
         except DamagedError as error:

@@ -45,7 +45,7 @@ def connect(url: str, options: Mapping[str, Any]) -> tuple[fsspec.AbstractFileSy
         raise VlmlakeError(f"cannot open {shown}: {described(error)}") from error
     if hasattr(fs, "retries"):
         fs.retries = 1
-    return fs, root.rstrip("/")
+    return fs, root.rstrip("/") or ("/" if scheme == "file" else "")
 
 
 def protocol(url: str) -> str:

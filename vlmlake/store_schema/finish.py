@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from vlmlake.errors import VlmlakeError
 from vlmlake.store_schema import paths
-from vlmlake.store_schema.batch_list import encode_batch_list
+from vlmlake.store_schema.batch_list import encode_batch_list, remove_batch_list
 from vlmlake.store_schema.commits import batch_files, look
 from vlmlake.store_schema.index import refresh_index
 from vlmlake.store_schema.metadata import finished_group
@@ -14,9 +14,9 @@ from vlmlake.store_schema.workers import remove_notes
 
 
 class UnfinishedError(VlmlakeError):
-    """A run that cannot be finished. missing: how many of its batches are not visible."""
+    """A run that cannot be finished. missing: its batches that are not visible."""
 
-    def __init__(self, message: str, missing: int) -> None:
+    def __init__(self, message: str, missing: tuple[int, ...]) -> None:
         super().__init__(message)
         self.missing = missing
 
@@ -29,10 +29,26 @@ def is_finished(storage: Storage, run: str) -> bool:
 def finish(storage: Storage, record: RunRecord) -> None:
     """Consolidate a run of which every batch is committed; done again it changes nothing.
 
-    Several workers may do so at once: they write the same bytes.
+    Several workers may do so at once: they write the same bytes, and whoever wrote looks once more whether that is what
+    the commits say.
 
     Raises UnfinishedError if a batch is missing or broken.
     """
+    path, written = paths.batch_list(record.name), None
+    try:
+        while (content := _batch_list(storage, record)) != written:
+            _put(storage, path, content)
+            written = content
+    except UnfinishedError:
+        if written is not None:
+            remove_batch_list(storage, record.name)
+        raise
+    _put(storage, *finished_group(record))
+    remove_notes(storage, record.name)
+    refresh_index(storage)
+
+
+def _batch_list(storage: Storage, record: RunRecord) -> bytes:
     # Lengths first: of a commit that is replaced meanwhile the list then has the old one, which no reader takes for it.
     sizes = batch_files(storage, record)
     # What an older batch list says of a batch may be out of date, so every commit is read.
@@ -42,18 +58,16 @@ def finish(storage: Storage, record: RunRecord) -> None:
         raise UnfinishedError(
             f"run {record.name} of {storage.url} has {len(state.committed)} of {planned} batches{broken}: "
             "`vlmlake extract` computes the others",
-            missing=planned - len(state.committed),
+            missing=tuple(number for number in range(planned) if number not in state.committed),
         )
-    content = encode_batch_list(record.name, state.committed, sizes)
-    for path, there in (finished_group(record), (paths.batch_list(record.name), content)):
-        if not _holds(storage, path, there):
-            storage.write(path, there)
-    remove_notes(storage, record.name)
-    refresh_index(storage)
+    return encode_batch_list(record.name, state.committed, sizes)
 
 
-def _holds(storage: Storage, path: str, content: bytes) -> bool:
+def _put(storage: Storage, path: str, content: bytes) -> None:
+    """Nothing is written that is there already."""
     try:
-        return storage.read(path) == content
+        there = storage.read(path)
     except FileNotFoundError:
-        return False
+        there = None
+    if there != content:
+        storage.write(path, content)

@@ -103,7 +103,7 @@ def _place(full: str, parts: Sequence[bytes], move: Callable[[str, str], None]) 
 
 def _make_folder(folder: str) -> None:
     """Make a folder and those above it, each entry safe on the disk."""
-    if not os.path.isdir(folder):
+    if folder and not os.path.isdir(folder):
         above = os.path.dirname(folder)
         _make_folder(above)
         os.makedirs(folder, exist_ok=True)

@@ -57,12 +57,12 @@ def patiently(what: str, ask: Callable[[], Answer]) -> Answer:
             if refused(error):
                 raise VlmlakeError(
                     f"{what}: {described(error)}. Credentials come from the environment, options from --storage-option"
-                ) from error
+                ) from None  # its own text, which a log would print, may hold credentials
             if wait is None:
                 raise VlmlakeError(
                     f"{what}: no answer in {1 + len(WAITS)} attempts, the last: {described(error)}. Nothing that was "
                     "committed is lost; run the same command again to go on"
-                ) from error
+                ) from None
             time.sleep(wait * (1 + random.random() / 2))  # noqa: S311 - it only spreads the attempts
     raise AssertionError("not reached")
 

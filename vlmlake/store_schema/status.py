@@ -53,7 +53,7 @@ def run_status(storage: Storage, record: RunRecord) -> RunStatus:
 
     Raises VlmlakeError for a web server's run that is not finished.
     """
-    finished = is_finished(storage, record.name)
+    listed = is_finished(storage, record.name)
     notes = read_notes(storage, record.name) if storage.listable else []
     state = look(storage, record)
     said = {note.batch for note, _ in notes}
@@ -68,7 +68,7 @@ def run_status(storage: Storage, record: RunRecord) -> RunStatus:
         left_over=tuple(sorted(number for number in state.begun if number not in said)),
         missing=tuple(number for number in range(record.extents.batches) if number not in told),
         bytes=sum(commit.bytes for commit in state.committed.values()),
-        finished=finished,
+        finished=listed and len(state.committed) == record.extents.batches,
         workers=tuple(_worker(record, note, when, state.committed) for note, when in notes),
     )
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import posixpath
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from errno import ENOENT
 from threading import Lock
 from typing import Any, TypeVar
 
@@ -148,6 +150,16 @@ class Storage:
         """Several files, asked for together. Raises FileNotFoundError where one is not there."""
         return self._together(self.read, paths)
 
+    def read_present(self, paths: Sequence[str]) -> list[bytes | None]:
+        """Several files, asked for together; none for those that are not there."""
+        return self._together(self._read_or_none, paths)
+
+    def _read_or_none(self, path: str) -> bytes | None:
+        try:
+            return self.read(path)
+        except FileNotFoundError:
+            return None
+
     def read_spans(self, spans: Sequence[tuple[str, int, int]]) -> list[bytes]:
         """Parts of files, each (path, first byte, the one behind the last), asked for together.
 
@@ -233,10 +245,13 @@ class Storage:
             )
 
     def _ask(self, path: str, ask: Callable[[], Answer]) -> Answer:
-        if self._distant:
-            return patiently(f"{self.url}/{path}", ask)
-        with nullcontext() if self.local else MEMORY:
-            return ask()
+        try:
+            if self._distant:
+                return patiently(f"{self.url}/{path}", ask)
+            with nullcontext() if self.local else MEMORY:
+                return ask()
+        except FileNotFoundError:  # the client's own names the address, credentials and all
+            raise FileNotFoundError(ENOENT, os.strerror(ENOENT), f"{self.url}/{path}") from None
 
     def _together(self, ask: Callable[[str], Answer], paths: Sequence[str]) -> list[Answer]:
         if not self._distant or len(paths) < 2:

@@ -69,17 +69,27 @@ def verify_run(run: Run, report: Report = _silently) -> Verdict:
 
 def withdraw_broken(storage: Storage, verdicts: Iterable[Verdict]) -> Mapping[str, tuple[int, ...]]:
     """Take back the commits of all batches with problems, so that `vlmlake extract` computes them again; says which, by
-    run.
+    run. Each is looked at once more: it may have been mended since.
 
     Raises VlmlakeError over the web.
     """
     storage.require_writable()
-    taken = {verdict.run: verdict.broken for verdict in verdicts if verdict.run and verdict.broken}
-    for name, numbers in taken.items():
-        withdraw(storage, read_record(storage, name), numbers)
+    taken = {}
+    for verdict in (verdict for verdict in verdicts if verdict.run and verdict.broken):
+        record = read_record(storage, str(verdict.run))
+        still = tuple(number for number in verdict.broken if _is_broken(storage, record, number))
+        withdraw(storage, record, still)
+        if still:
+            taken[record.name] = still
     if taken:
         refresh_index(storage)
     return taken
+
+
+def _is_broken(storage: Storage, record: RunRecord, number: int) -> bool:
+    check = _RunCheck(storage, record)
+    check.batch(number, None)
+    return bool(check.problems)
 
 
 def _verify_named(storage: Storage, name: str, report: Report) -> Verdict:
