@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from uuid import uuid4
 
 import pytest
@@ -198,7 +199,7 @@ def test_a_batch_list_whose_footer_says_nothing_is_refused(storage):
 
 def test_a_batch_list_of_old_lengths_is_not_believed(storage):
     state = look(storage, PLANNED)
-    lies = dict.fromkeys(range(3), state.committed[0])
+    lies = {number: replace(commit, shards={}) for number, commit in state.committed.items()}
     sizes = {number: size + 1 for number, size in batch_files(storage, PLANNED).items()}
     storage.write(paths.batch_list(PLANNED.name), encode_batch_list(PLANNED.name, lies, sizes))
     assert visible(storage, PLANNED) == state.committed

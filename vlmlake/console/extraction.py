@@ -9,6 +9,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
 from rich.progress import Progress as Bar
 from rich.table import Table
 
+from vlmlake.console.printable import printable
 from vlmlake.store_schema.sizes import size_in_words
 
 if TYPE_CHECKING:
@@ -37,13 +38,13 @@ def extract_with_progress(console: Console, job: Job) -> str:
     def report(now: Progress) -> None:
         if not begun:
             begun.append(now.done)
-            bar.add_task(now.run, total=now.total, completed=now.done, state="")
+            bar.add_task(printable(now.run), total=now.total, completed=now.done, state="")
             bar.start()
         (task,) = bar.task_ids
         bar.update(task, completed=now.done, state=describe(now, begun[0]))
 
     try:
-        outcome = extract(job, report, tell=console.print)
+        outcome = extract(job, report, tell=lambda text: console.print(printable(text)))
     finally:
         if begun:
             bar.stop()

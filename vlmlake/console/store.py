@@ -19,7 +19,7 @@ NUMBERS_SHOWN = 20
 def print_status(console: Console, status: RunStatus) -> None:
     """One line for the run, one for each kind of batch that is not committed, one for each worker."""
     console.print(
-        f"{status.run}: {'finished' if status.finished else 'not finished'}, {len(status.committed)} of "
+        f"{printable(status.run)}: {'finished' if status.finished else 'not finished'}, {len(status.committed)} of "
         f"{status.planned} batches committed, {status.examples} examples, {size_in_words(status.bytes)}"
     )
     kinds = (("being written", status.writing), ("left over", status.left_over), ("missing", status.missing))
@@ -29,7 +29,7 @@ def print_status(console: Console, status: RunStatus) -> None:
     for number, why in status.broken.items():
         console.print(f"  broken: batch {number}: {printable(why)}")
     for worker in status.workers:
-        console.print(f"  {_worker(worker)}")
+        console.print(f"  {printable(_worker(worker))}")
 
 
 def print_leftovers(console: Console, found: Sequence[Leftover], removed: Sequence[Leftover] | None) -> None:
@@ -59,8 +59,8 @@ def print_copied(console: Console, copied: Copied, target: str) -> None:
     """One line."""
     done = f"{copied.copied} copied now" if copied.copied else "nothing to do"
     console.print(
-        f"{copied.run}: {copied.examples} examples in {copied.batches} batches at {target}, {done}, "
-        f"{size_in_words(copied.read)} read, {size_in_words(copied.written)} written, "
+        f"{printable(copied.run)}: {copied.examples} examples in {copied.batches} batches at {printable(target)}, "
+        f"{done}, {size_in_words(copied.read)} read, {size_in_words(copied.written)} written, "
         f"{'finished' if copied.finished else 'not finished'}"
     )
 

@@ -28,12 +28,12 @@ def terminal() -> Console:
 
 def print_info(console: Console, lake: Lake) -> None:
     """Runs, their progress, and the arrays of each with sizes on disk."""
-    console.print(f"lake {lake.url}: {len(lake)} run{'' if len(lake) == 1 else 's'}")
+    console.print(f"lake {printable(lake.url)}: {len(lake)} run{'' if len(lake) == 1 else 's'}")
     for run in (lake.run(name) for name in lake.runs):
         batches, done = run.record.extents.batches, run.batches_done
         arrays = run.dataset(raw=True)
         console.print(
-            f"\n{run.name}: {arrays.sizes['example']} of {run.record.examples} examples "
+            f"\n{printable(run.name)}: {arrays.sizes['example']} of {run.record.examples} examples "
             f"in {done} of {batches} batches, {run.record.stored_dtype}",
         )
         sizes = run.array_bytes()
@@ -55,13 +55,13 @@ def print_results(console: Console, results: pl.DataFrame) -> None:
     for (run, analysis), rows in results.group_by("run", "analysis", maintain_order=True):
         shared = [column for column in described if rows[column].n_unique() == 1]
         facts = [f"{column} {rows[column][0]}" for column in shared if rows[column][0] is not None]
-        console.print(f"\n{run}: {', '.join([str(analysis), *facts])}")
+        console.print("\n" + printable(f"{run}: {', '.join([str(analysis), *facts])}"))
         shown = ["metric", "split", "layer", "position", "value", "low", "high", "n", "n_images"]
         print_table(console, rows.select(column for column in shown if column not in shared).to_arrow())
         for (note,), noted in rows.drop_nulls("note").group_by("note", maintain_order=True):
             places = [" ".join(filter(None, row)) for row in noted.select("metric", "layer", "position").iter_rows()]
             more = f" and {len(places) - 2} more" if len(places) > 2 else ""
-            console.print(f"{', '.join(places[:2])}{more}: {note}")
+            console.print(printable(f"{', '.join(places[:2])}{more}: {note}"))
 
 
 def print_table(console: Console, answer: pa.Table) -> None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from vlmlake.errors import VlmlakeError
 from vlmlake.ingest.datasets import Example, load_dataset
 from vlmlake.ingest.datasets.survey import survey_images
+from vlmlake.ingest.datasets.urls import is_url
 from vlmlake.ingest.decoding import Decoding
 from vlmlake.ingest.families import Family, load_family
 from vlmlake.ingest.job import Job
@@ -28,7 +30,8 @@ Row = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Sources:
-    """Where a run's model and data are now. model, datasets: as the run's record says unless given. images, columns: as
+    """Where a run's model and data are now. model, datasets: as the run's record says unless given, where that is on
+    this machine: what a lake says is not fetched. images, columns: as
     for `extract`. device: where the model runs.
     """
 
@@ -44,7 +47,7 @@ def load_same_model(record: RunRecord, sources: Sources) -> Family:
     """The run's model. Raises VlmlakeError if what is there is another, or nothing is."""
     told = record.identity["model"]
     source = ModelSource(
-        sources.model or record.versions["model"],
+        sources.model or _recorded_model(record),
         revision=told.get("revision"),
         dtype=told["dtype"],
         device=sources.device,
@@ -71,8 +74,11 @@ def load_same_model(record: RunRecord, sources: Sources) -> Family:
 def plan_again(record: RunRecord, family: Family, rows: Sequence[Row], sources: Sources, storage_options: Any) -> Work:
     """The work that computes the chosen examples again, as the run did.
 
+    storage_options: for the data that `sources` names, and no others.
+
     Raises VlmlakeError if the data lack an example, or its question or image is another now.
     """
+    storage_options = storage_options if sources.datasets else {}
     job = _job(record, sources, storage_options)
     examples = {example.id: example for example in load_dataset(job.datasets, job.images, job.columns, storage_options)}
     chosen = [_same_question(record, examples, row) for row in rows]
@@ -104,11 +110,50 @@ def _same_question(record: RunRecord, examples: Mapping[str, Example], row: Row)
     return example
 
 
+def _recorded_model(record: RunRecord) -> str:
+    """The model's folder. Raises VlmlakeError where none is at the recorded place."""
+    told = record.versions.get("model")
+    if not (isinstance(told, str) and _is_here(told)):
+        raise VlmlakeError(
+            f"the model of {record.name} is recorded as {told!r}, which is no path of this machine: --model says where "
+            "it is"
+        )
+    return told
+
+
+def _recorded_datasets(record: RunRecord) -> tuple[str, ...]:
+    """The data sets. Raises VlmlakeError where one is not at the recorded place."""
+    told = record.versions.get("dataset")
+    specs = told if isinstance(told, list) and told else [told]
+    for spec in specs:
+        if not (isinstance(spec, str) and _is_local_dataset(spec)):
+            raise VlmlakeError(
+                f"a data set of {record.name} is recorded as {spec!r}, which is no path of this machine: --dataset "
+                "says where it is"
+            )
+    return tuple(specs)
+
+
+def _is_local_dataset(spec: str) -> bool:
+    kind, _, place = spec.partition(":")
+    if kind == "hub" and not _is_here(place):
+        place = place.rpartition("@")[0] or place
+        place = place.rpartition(":")[0] or place
+    return kind == "shapes" or _is_here(place)
+
+
+def _is_here(place: str) -> bool:
+    try:
+        return bool(place) and not is_url(place) and Path(place).expanduser().exists()
+    except (OSError, ValueError, RuntimeError):
+        return False
+
+
 def _job(record: RunRecord, sources: Sources, storage_options: Any) -> Job:
     plan = record.identity["plan"]
     return Job(
-        model=ModelSource(sources.model or record.versions["model"]),
-        datasets=sources.datasets or tuple(record.versions["dataset"]),
+        model=ModelSource(sources.model or _recorded_model(record)),
+        datasets=sources.datasets or _recorded_datasets(record),
         lake="",
         images=sources.images,
         columns=sources.columns,

@@ -9,8 +9,9 @@ from typing import Any
 import pyarrow as pa
 
 from vlmlake.errors import DamagedError
-from vlmlake.store_schema import paths, tables
+from vlmlake.store_schema import json_text, paths, tables
 from vlmlake.store_schema.commit import RUN, Commit, decode_shards, encode_shards
+from vlmlake.store_schema.commit_rows import require_own_rows
 from vlmlake.store_schema.run_record import RunRecord
 from vlmlake.store_schema.storage import Storage
 
@@ -48,8 +49,8 @@ def read_batch_list(storage: Storage, record: RunRecord) -> dict[int, tuple[int,
     if pairs.get(RUN) != record.name:
         raise DamagedError(f"{where} is that of the run {pairs.get(RUN)}: remove it, `vlmlake finish` makes it again")
     try:
-        return _commits(json.loads(pairs.get(BATCHES, "")), record.name, rows, where)
-    except (ValueError, TypeError, KeyError) as error:
+        return _commits(json_text.parse(pairs.get(BATCHES, "")), record, rows, where)
+    except (ValueError, TypeError, KeyError, OverflowError) as error:
         raise DamagedError(f"{where} does not say what the batches are: {type(error).__name__}: {error}") from error
 
 
@@ -58,11 +59,26 @@ def remove_batch_list(storage: Storage, run: str) -> None:
     storage.delete(paths.batch_list(run))
 
 
-def _commits(listed: list[dict[str, Any]], run: str, rows: pa.Table, where: str) -> dict[int, tuple[int, Commit]]:
+def _commits(
+    listed: list[dict[str, Any]], record: RunRecord, rows: pa.Table, where: str
+) -> dict[int, tuple[int, Commit]]:
     found, first = {}, 0
     for item in listed:
-        number, count = int(item["batch"]), int(item["rows"])
+        number, count = _number(item["batch"], record.extents.batches - 1), _number(item["rows"], rows.num_rows - first)
+        if number in found:
+            raise ValueError(f"batch {number} is there twice")
         shards = decode_shards(json.dumps(item["shards"]), where)
-        found[number] = int(item["bytes"]), Commit(run, number, shards, rows.slice(first, count))
+        commit = Commit(record.name, number, shards, rows.slice(first, count))
+        require_own_rows(record, commit, where)
+        found[number] = int(item["bytes"]), commit
         first += count
+    if first != rows.num_rows:
+        raise ValueError(f"its batches have {first} rows, it has {rows.num_rows}")
     return found
+
+
+def _number(value: Any, most: int) -> int:
+    number = int(value)
+    if not 0 <= number <= most:
+        raise ValueError(f"it says {number}, expected 0 to {most}")
+    return number

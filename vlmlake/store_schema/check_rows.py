@@ -94,13 +94,17 @@ def _faults(record: RunRecord) -> Mapping[str, Any]:
             not (value is not None and value <= ROUNDING) for value in row["log_probs"]
         ),
         "a sample's token_ids, log_probs and answer_tokens do not agree": lambda row: any(
-            not len(drawn["token_ids"])
-            == len(drawn["log_probs"])
-            == drawn["answer_tokens"] + (drawn["finish"] == "stop")
-            for drawn in row["samples"] or ()
+            not _agrees(drawn) for drawn in row["samples"] or ()
         ),
         "finish is neither stop nor length": lambda row: row["finish"] not in ("stop", "length"),
         "token_ids are not in the vocabulary": lambda row: any(
             not (token is not None and 0 <= token < extents.vocab) for token in row["token_ids"]
         ),
     }
+
+
+def _agrees(drawn: Row | None) -> bool:
+    if drawn is None or None in (drawn["token_ids"], drawn["log_probs"], drawn["answer_tokens"]):
+        return False
+    tokens: int = drawn["answer_tokens"] + (drawn["finish"] == "stop")
+    return len(drawn["token_ids"]) == tokens and len(drawn["log_probs"]) == tokens

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from vlmlake.errors import DamagedError, VlmlakeError
-from vlmlake.store_schema import paths, tables
+from vlmlake.store_schema import json_text, paths, tables
 from vlmlake.store_schema.check_shard import read_shard
 from vlmlake.store_schema.finish import is_finished
 from vlmlake.store_schema.index import Index, listed_index, written_index
@@ -74,7 +74,7 @@ def _documents(storage: Storage, record: RunRecord) -> Iterator[tuple[str | None
         allowed = [content] if path != group else [consolidated] if finished else [content, consolidated]
         array = None if path == group else path.split("/")[-2]
         try:
-            there = json.loads(storage.read(path))
+            there = json_text.parse(storage.read(path))
         except FileNotFoundError:
             yield array, f"{path} is missing"
         except ValueError as error:

@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 
 from vlmlake.errors import DamagedError
-from vlmlake.store_schema import tables
+from vlmlake.store_schema import json_text, tables
 
 RUN, BATCH, SHARDS = "run", "batch", "shards"
 """Keys of the footer."""
@@ -75,7 +75,7 @@ def decode_shards(text: str, where: str) -> dict[str, ShardFacts]:
     try:
         return {
             name: ShardFacts(int(facts["bytes"]), int(facts["crc32"]), tuple(map(float, facts["largest"])))
-            for name, facts in json.loads(text).items()
+            for name, facts in json_text.parse(text).items()
         }
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
         raise DamagedError(f"{where} does not say what its shards are: {type(error).__name__}: {error}") from error

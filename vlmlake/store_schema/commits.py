@@ -19,6 +19,7 @@ from vlmlake.store_schema import paths, tables
 from vlmlake.store_schema.arrays import Arrays, shard_file, write_batch, write_once
 from vlmlake.store_schema.batch_list import read_batch_list, remove_batch_list
 from vlmlake.store_schema.commit import Commit
+from vlmlake.store_schema.commit_rows import require_own_rows
 from vlmlake.store_schema.metadata import write_documents
 from vlmlake.store_schema.run_record import RunRecord, read_record
 from vlmlake.store_schema.storage import Storage
@@ -207,7 +208,9 @@ def _read_commits(
         if content is None:
             continue  # it was withdrawn in the meantime
         try:
-            commits[number] = Commit.decode(content, record.name, number, f"{path} of {storage.url}")
+            commit = Commit.decode(content, record.name, number, f"{path} of {storage.url}")
+            require_own_rows(record, commit, f"{path} of {storage.url}")
+            commits[number] = commit
         except DamagedError as error:
             damage[number] = str(error)
     return damage

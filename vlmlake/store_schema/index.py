@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass
 
 from vlmlake.errors import DamagedError
-from vlmlake.store_schema import paths, seals
+from vlmlake.store_schema import json_text, paths, seals
 from vlmlake.store_schema.storage import Storage
 
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]*")
@@ -45,10 +45,10 @@ def written_index(storage: Storage) -> Index:
     if not seals.is_whole(content):
         raise DamagedError(f"{where} is damaged: its checksum does not hold")
     try:
-        fields = json.loads(content)
+        fields = json_text.parse(content)
         index = Index(tuple(fields["runs"]), tuple(fields["results"]))
         sound = all(map(NAME.fullmatch, index.runs)) and all(map(is_result, index.results))
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise DamagedError(f"{where} is damaged: {type(error).__name__}: {error}") from error
     if not sound:
         raise DamagedError(f"{where} names files outside its folders")

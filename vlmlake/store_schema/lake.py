@@ -12,7 +12,7 @@ import pyarrow as pa
 import xarray as xr
 
 from vlmlake.errors import UnknownNameError, VlmlakeError
-from vlmlake.store_schema import paths, tables
+from vlmlake.store_schema import json_text, paths, tables
 from vlmlake.store_schema.index import Index, listed_index, written_index
 from vlmlake.store_schema.run import Run
 from vlmlake.store_schema.run_record import read_record
@@ -37,7 +37,7 @@ def open_lake(url: str, storage_options: Mapping[str, Any] | None = None) -> Lak
 def _opened(storage: Storage) -> Lake:
     url = storage.url
     try:
-        header = json.loads(storage.read(paths.LAKE))
+        header = json_text.parse(storage.read(paths.LAKE))
     except (FileNotFoundError, NotADirectoryError) as error:
         raise VlmlakeError(f"no lake at {url}: expected {paths.LAKE} there; `vlmlake extract` writes one") from error
     except ValueError as error:

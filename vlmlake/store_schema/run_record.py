@@ -10,7 +10,8 @@ from functools import cached_property
 from typing import Any
 
 from vlmlake.errors import DamagedError
-from vlmlake.store_schema import paths, seals
+from vlmlake.store_schema import json_text, paths, seals
+from vlmlake.store_schema.record_fields import require_fields
 from vlmlake.store_schema.schema import ARRAYS, ArraySpec, Extents
 from vlmlake.store_schema.storage import Storage
 
@@ -66,8 +67,11 @@ class RunRecord:
         """Raises ValueError, TypeError or KeyError if `text` is not what `to_json` writes."""
         if not seals.is_whole(text):
             raise ValueError("its checksum does not hold")
-        fields = json.loads(text)
+        fields = json_text.parse(text)
+        if not isinstance(fields, dict):
+            raise ValueError("it is no JSON object")
         del fields[seals.KEY]
+        require_fields(fields)
         labels = {name: tuple(fields[name]) for name in ("arrays", "layers", "positions")}
         return cls(**{**fields, **labels, "extents": Extents(**fields["extents"])})
 
@@ -77,12 +81,13 @@ def read_record(storage: Storage, run: str) -> RunRecord:
     where = f"{paths.run_record(run)} of {storage.url}"
     try:
         record = RunRecord.from_json(storage.read(paths.run_record(run)))
-    except (ValueError, TypeError, KeyError) as error:
+        name = record.name
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise DamagedError(
             f"{where} is damaged ({type(error).__name__}: {error}): expected what vlmlake extract writes"
         ) from error
-    if record.name != run:
-        raise DamagedError(f"{where} is that of the run {record.name}")
+    if name != run:
+        raise DamagedError(f"{where} is that of the run {name}")
     return record
 
 

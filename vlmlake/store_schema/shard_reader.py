@@ -6,7 +6,7 @@ and says neither which file nor which chunk is damaged.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from math import prod
@@ -19,6 +19,9 @@ import numpy as np
 from vlmlake.store_schema.shards import CHECKSUM_BYTES, MISSING, fill
 
 INDEX_ENTRY = 16
+FARTHEST = 2**63 - 1
+"""Last byte that a file can have."""
+ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 
 RESIDUE = 0x48674BC7
 """CRC-32C of any bytes with their own CRC-32C, little-endian, behind them: checked so, nothing has to be cut off."""
@@ -50,6 +53,16 @@ class ShardFormat:
         """Length of the index with its checksum, the last part of every shard."""
         return prod(self.grid) * INDEX_ENTRY + CHECKSUM_BYTES
 
+    @property
+    def chunk_bytes(self) -> int:
+        """Of one chunk, decoded."""
+        return prod(self.chunks) * self.dtype.itemsize
+
+    @property
+    def longest_chunk(self) -> int:
+        """More bytes than any encoded chunk has: what does not compress grows by less."""
+        return self.chunk_bytes + self.chunk_bytes // 128 + 1024
+
     def index(self, tail: bytes) -> np.ndarray:
         """Offsets and lengths of all chunks, uint64 [*grid, 2], out of the last `index_bytes` of a shard.
 
@@ -60,6 +73,16 @@ class ShardFormat:
         if not _sound(tail):
             raise DamagedShardError("the checksum of its index does not hold")
         return np.frombuffer(tail[:-CHECKSUM_BYTES], "<u8").reshape(*self.grid, 2)
+
+    def require_inside(self, spans: Iterable[Span], shard_bytes: int | None) -> None:
+        """Raises DamagedShardError for a chunk that ends beyond the shard, or is longer than any chunk of its form.
+
+        shard_bytes: length of the shard; none where nothing says it.
+        """
+        end = FARTHEST if shard_bytes is None else shard_bytes - self.index_bytes
+        for first, behind in spans:
+            if not (0 <= first < behind <= end and behind - first <= self.longest_chunk):
+                raise DamagedShardError(f"its index has a chunk at the bytes {first} to {behind}, beyond it")
 
     def spans(self, index: np.ndarray, wanted: Sequence[np.ndarray]) -> dict[Place, Span]:
         """Where the chunks that hold the wanted elements lie, in the order of their bytes; not those never written.
@@ -75,12 +98,17 @@ class ShardFormat:
         return dict(sorted(found.items(), key=lambda item: item[1]))
 
     def decode(self, encoded: bytes) -> np.ndarray:
-        """One chunk. Raises DamagedShardError if its checksum does not hold."""
+        """One chunk. Raises DamagedShardError if its checksum does not hold, or it is no chunk of this form."""
         if not _sound(encoded):
             raise DamagedShardError("the checksum of a chunk does not hold")
         try:
-            flat = np.frombuffer(numcodecs.Zstd().decode(memoryview(encoded)[:-CHECKSUM_BYTES]), self.dtype)
-            return flat.reshape(self.chunks)
+            frame = memoryview(encoded)[:-CHECKSUM_BYTES]
+            told = _content_size(frame)
+            if told != self.chunk_bytes:
+                raise ValueError(f"it says that it holds {told} bytes, expected {self.chunk_bytes}")
+            values = np.empty(self.chunks, self.dtype)
+            numcodecs.Zstd().decode(frame, out=values.reshape(-1).view(np.uint8))
+            return values
         except (RuntimeError, ValueError) as error:
             raise DamagedShardError(f"a chunk cannot be decoded: {error}") from error
 
@@ -88,7 +116,9 @@ class ShardFormat:
         """The whole shard as an array of `shape`. Raises DamagedShardError as above."""
         index = self.index(content[-self.index_bytes :])
         wanted = [np.arange(length) for length in self.shape]
-        chunks = {place: content[start:end] for place, (start, end) in self.spans(index, wanted).items()}
+        spans = self.spans(index, wanted)
+        self.require_inside(spans.values(), len(content))
+        chunks = {place: content[start:end] for place, (start, end) in spans.items()}
         target = self.empty(self.shape)
         self.place(chunks, wanted, target)
         return target
@@ -127,6 +157,21 @@ def _distinct(numbers: np.ndarray) -> list[int]:
     """Different non-negative numbers, ascending."""
     found: list[int] = np.flatnonzero(np.bincount(numbers)).tolist()
     return found
+
+
+def _content_size(frame: memoryview) -> int | None:
+    """Bytes that a zstd frame says it holds (RFC 8878, 3.1.1.1); none where it does not say, or is no such frame."""
+    if bytes(frame[:4]) != ZSTD_MAGIC or len(frame) < 6:
+        return None
+    descriptor = frame[4]
+    single, width = descriptor >> 5 & 1, (0, 2, 4, 8)[descriptor >> 6]
+    if width == 0:
+        width = single
+    first = 5 + (1 - single) + (0, 1, 2, 4)[descriptor & 3]
+    field = bytes(frame[first : first + width])
+    if not field or len(field) < width:
+        return None
+    return int.from_bytes(field, "little") + (256 if width == 2 else 0)
 
 
 def _sound(content: bytes) -> bool:

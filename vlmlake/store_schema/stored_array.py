@@ -13,7 +13,7 @@ from vlmlake.store_schema.arrays import shard_file, shard_format
 from vlmlake.store_schema.commit import ShardFacts
 from vlmlake.store_schema.run_record import RunRecord
 from vlmlake.store_schema.schema import ArraySpec
-from vlmlake.store_schema.shard_reader import DamagedShardError, Place, ShardFormat
+from vlmlake.store_schema.shard_reader import DamagedShardError, Place, ShardFormat, Span
 from vlmlake.store_schema.storage import Storage
 
 INDEXES_KEPT = 4096
@@ -131,8 +131,22 @@ class _Part:
     def index_span(self) -> tuple[str, int, int]:
         """Where the shard's index lies."""
         facts = self.array.shards.get(self.number)
+        if facts is None and not self.array.spec.once:
+            raise self.damaged("rows of other batches point to it, and no commit says that it is there")
+        if facts and facts.bytes < self.form.index_bytes:
+            raise self.damaged(f"its commit says {facts.bytes} bytes, less than its index has")
         end = facts.bytes if facts else 0
         return self.path, end - self.form.index_bytes, end
+
+    def spans(self, index: np.ndarray) -> dict[Place, Span]:
+        """Where the wanted chunks lie, all inside the shard."""
+        facts = self.array.shards.get(self.number)
+        found = self.form.spans(index, self.wanted)
+        try:
+            self.form.require_inside(found.values(), facts.bytes if facts else None)
+        except DamagedShardError as error:
+            raise self.damaged(str(error)) from error
+        return found
 
     def remembered(self) -> tuple[str, str, int] | None:
         """Names this very shard, whatever is put in its place later."""
@@ -146,9 +160,7 @@ _indexes: dict[tuple[str, str, int], np.ndarray] = {}
 
 def _chunks(storage: Storage, parts: Sequence[_Part]) -> list[dict[Place, bytes]]:
     """For each part its encoded chunks; two rounds of requests for all parts together, one where indexes are known."""
-    spans = [
-        part.form.spans(index, part.wanted) for part, index in zip(parts, _read_indexes(storage, parts), strict=True)
-    ]
+    spans = [part.spans(index) for part, index in zip(parts, _read_indexes(storage, parts), strict=True)]
     asked = [(part.path, *span) for part, found in zip(parts, spans, strict=True) for span in found.values()]
     contents = iter(_fetched(storage, parts, asked))
     return [{place: next(contents) for place in found} for found in spans]

@@ -14,6 +14,13 @@ from vlmlake.errors import DamagedError
 from vlmlake.store_schema import seals
 from vlmlake.store_schema.storage import Storage
 
+ROWS_A_BYTE = 4
+"""More than any table has: its keys alone take a byte a row."""
+MOST_BYTES = 4 * 2**30
+LARGEST_RATIO = 1000
+ALWAYS_BYTES = 16 * 2**20
+"""What a table may unpack to: in all, and for the bytes of its file, beside what any may."""
+
 KEYS = pa.schema([("run", pa.string()), ("example", pa.string())])
 
 EXAMPLES = pa.schema(
@@ -145,15 +152,26 @@ def decode(content: bytes, schema: pa.Schema, where: str) -> tuple[pa.Table, dic
         raise DamagedError(f"{where} is damaged: its checksum does not hold")
     try:
         file = pq.ParquetFile(io.BytesIO(content))
+        _require_bounded(file.metadata, len(content))
         # A process that ends while pyarrow still starts its threads is aborted; a commit has nothing for them to do.
         table = file.read(use_threads=False)
-    except (pa.ArrowInvalid, OSError) as error:
-        raise DamagedError(f"{where} is damaged: {str(error).splitlines()[0]}") from error
+        table.validate(full=True)
+        pairs = {key.decode(): value.decode() for key, value in (file.metadata.metadata or {}).items()}
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise DamagedError(f"{where} is damaged: {(str(error) or type(error).__name__).splitlines()[0]}") from error
     if not table.schema.equals(schema):
         raise DamagedError(f"{where} has the columns {table.schema.names}, expected {schema.names} of the known types")
-    pairs = {key.decode(): value.decode() for key, value in (file.metadata.metadata or {}).items()}
     # The footer's pairs and Parquet's names of nested fields would otherwise go along into the next file of these rows.
     return table.cast(schema), pairs
+
+
+def _require_bounded(told: pq.FileMetaData, size: int) -> None:
+    """Raises ValueError for more rows or bytes than a file of this size holds when vlmlake writes it."""
+    unpacked = [told.row_group(number).total_byte_size for number in range(told.num_row_groups)]
+    if not 0 <= told.num_rows <= ROWS_A_BYTE * size:
+        raise ValueError(f"it says that {size} bytes are {told.num_rows} rows")
+    if min(unpacked, default=0) < 0 or sum(unpacked) > min(MOST_BYTES, LARGEST_RATIO * size + ALWAYS_BYTES):
+        raise ValueError(f"it says that its {size} bytes are {sum(unpacked)} unpacked")
 
 
 def read(storage: Storage, paths: Sequence[str], schema: pa.Schema) -> pa.Table:

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from datetime import datetime
 
 from vlmlake.errors import VlmlakeError
-from vlmlake.store_schema import paths
+from vlmlake.store_schema import json_text, paths
 from vlmlake.store_schema.storage import Storage
 
 NOTE = re.compile(r"(\d+)-of-(\d+)\.json")
@@ -82,8 +82,9 @@ def read_notes(storage: Storage, run: str) -> list[tuple[Note, datetime | None]]
         if NOTE.fullmatch(name):
             path = f"{paths.workers(run)}/{name}"
             try:
-                fields = json.loads(storage.read(path))
+                fields = json_text.parse(storage.read(path))
                 note = Note(Worker(**fields.pop("worker")), **fields)
+                _require_numbers(note)
             except (ValueError, TypeError, KeyError, AttributeError, FileNotFoundError, VlmlakeError):
                 continue
             found.append((note, storage.modified(path)))
@@ -94,6 +95,12 @@ def remove_notes(storage: Storage, run: str) -> None:
     """Take all notes away."""
     for name in storage.names(paths.workers(run)):
         storage.delete(f"{paths.workers(run)}/{name}")
+
+
+def _require_numbers(note: Note) -> None:
+    numbers = (note.worker.number, note.worker.count, note.committed, note.bytes)
+    if not all(type(number) is int for number in numbers) or type(note.batch) not in (int, type(None)):
+        raise ValueError("a note holds whole numbers")
 
 
 def _path(run: str, worker: Worker) -> str:
