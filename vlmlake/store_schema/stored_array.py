@@ -11,6 +11,7 @@ import numpy as np
 from vlmlake.errors import DamagedError
 from vlmlake.store_schema.arrays import shard_file, shard_format
 from vlmlake.store_schema.commit import ShardFacts
+from vlmlake.store_schema.retries import BeyondEndError
 from vlmlake.store_schema.run_record import RunRecord
 from vlmlake.store_schema.schema import ArraySpec
 from vlmlake.store_schema.shard_reader import DamagedShardError, Place, ShardFormat
@@ -167,6 +168,9 @@ def _fetched(storage: Storage, parts: Sequence[_Part], spans: Sequence[tuple[str
     except FileNotFoundError as error:
         gone = next((part for part in parts if not storage.exists(part.path)), parts[0])
         raise gone.damaged("its shard is missing") from error
+    except BeyondEndError as error:
+        cut = next(part for part in parts if part.path == error.path)
+        raise cut.damaged("its shard is cut short") from error
 
 
 def _places(key: AxisKey, length: int) -> np.ndarray:
