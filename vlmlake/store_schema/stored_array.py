@@ -130,10 +130,18 @@ class _Part:
         return index
 
     def index_span(self) -> tuple[str, int, int]:
-        """Where the shard's index lies."""
-        facts = self.array.shards.get(self.number)
-        end = facts.bytes if facts else 0
-        return self.path, end - self.form.index_bytes, end
+        """Where the shard's index lies; counted from the end only on the web, since not every object store does."""
+        facts, storage = self.array.shards.get(self.number), self.array.storage
+        if facts is None and not storage.listable:
+            return self.path, -self.form.index_bytes, 0
+        end = facts.bytes if facts else self._length()
+        return self.path, max(0, end - self.form.index_bytes), end
+
+    def _length(self) -> int:
+        try:
+            return self.array.storage.length(self.path)
+        except FileNotFoundError as error:
+            raise self.damaged("its shard is missing") from error
 
     def remembered(self) -> tuple[str, str, int] | None:
         """Names this very shard, whatever is put in its place later."""
