@@ -48,7 +48,7 @@ def finish(url: options.Url, run: options.OneRun = None, storage_option: options
         except VlmlakeError as error:
             refusals.append(str(error))
             continue
-        done = "was finished before; written again" if before else "finished"
+        done = "was finished before" if before else "finished"
         typer.echo(f"{one.name}: {done}, {one.record.extents.batches} batches")
     if refusals:
         raise VlmlakeError("; ".join(refusals))

@@ -34,7 +34,7 @@ from vlmlake.store_schema.local_disk import WRITING
 from vlmlake.store_schema.run import Run
 from vlmlake.store_schema.storage import Storage
 
-BATCHES = 12
+BATCHES = 8
 
 
 @pytest.fixture(scope="module")
@@ -277,6 +277,37 @@ def test_a_truncated_shard_is_found_by_readers_who_cannot_list(lake, whole):
     cut_shard(lake, whole)
     with FileServer(lake) as web, pytest.raises(VlmlakeError, match=r"logits/c\.4\.0\.0|logits of batch 4"):
         open_lake(web.url)[whole.name]["logits"].compute()
+
+
+CUT_SHORT = r"logits of batch 4 of .* is damaged: its shard is cut short \(.*logits/c\.4\.0\.0"
+
+
+def test_a_shard_that_ends_before_what_is_asked_for_is_named_at_once_over_the_web(lake, whole):
+    file = shard(lake, whole, "logits", 4)
+    file.write_bytes(file.read_bytes()[:10])
+    with FileServer(lake) as web:
+        with pytest.raises(DamagedError, match=CUT_SHORT):
+            open_lake(web.url)[whole.name]["logits"].compute(scheduler="synchronous")
+        assert sum(entry.path.endswith("logits/c.4.0.0") for entry in web.log) == 1
+
+
+def test_a_shard_that_is_cut_under_a_reader_of_an_object_store_is_named_at_once(s3, proxy, tiny_llava, scenes):
+    url = s3.bucket("cut-short") + "/lake"
+    name = extract(job_at(url, tiny_llava, scenes, s3.options)).run
+    run = open_lake(url, s3.options).run(name)
+    data = open_lake(url, {"endpoint_url": proxy.url})[run.name]
+    (spec,) = (spec for spec in run.record.batch_specs if spec.name == "logits")
+    run.storage.write(shard_file(run.record, spec, 4), b"x" * 10)
+    with pytest.raises(DamagedError, match=CUT_SHORT):
+        data["logits"].compute(scheduler="synchronous")
+    assert sum(entry.path.endswith("logits/c.4.0.0") for entry in proxy.log) == 1
+
+
+def test_an_empty_file_is_there_and_a_forbidden_one_is_not_over_the_web(tmp_path):
+    (tmp_path / "empty").touch()
+    with FileServer(tmp_path, missing=403) as web:
+        assert Storage.at(web.url).exists("empty")
+        assert not Storage.at(web.url).exists("none")
 
 
 def test_a_missing_shard_is_found_by_readers_who_cannot_list(lake, whole):

@@ -93,6 +93,12 @@ def test_a_finished_run_is_read_through_any_web_server_with_ranges(web, near):
     assert {entry.method for entry in web.log} == {"GET"}
 
 
+def test_a_web_server_that_forbids_what_it_does_not_have_is_read_too(near):
+    with FileServer(near, missing=403) as web:
+        assert open_lake(web.url).table("skipped").is_empty()
+        assert sql(web.url, "select count(*) as n from skipped").to_pydict() == {"n": [0]}
+
+
 def test_over_the_web_only_the_chunks_that_are_asked_for_travel(web, near):
     far, here = (
         open_lake(url)["tiny-llava"]["readout_states"].sel(layer="block_2", position="prompt_last")

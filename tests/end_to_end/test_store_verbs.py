@@ -123,9 +123,7 @@ def test_finish_says_what_it_did_or_why_not(run_cli, refused, tmp_path):
     run.storage.delete(f"runs/{run.name}/batches.parquet")
     assert run_cli("finish", str(tmp_path / "whole")) == (0, f"{run.name}: finished, 3 batches\n", "")
     assert is_finished(run.storage, run.name)
-    assert run_cli("finish", str(tmp_path / "whole"), "--run", "toy")[1].endswith(
-        "was finished before; written again, 3 batches\n"
-    )
+    assert run_cli("finish", str(tmp_path / "whole"), "--run", "toy")[1].endswith("was finished before, 3 batches\n")
     part = toy_run(str(tmp_path / "part"), numbers=(0, 2))
     assert f"run {part.name} of " in (line := refused("finish", str(tmp_path / "part")))
     assert "has 2 of 3 batches" in line

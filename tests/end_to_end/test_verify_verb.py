@@ -39,8 +39,7 @@ def test_a_sound_lake_is_a_row_of_counts_and_exit_code_0(run_cli, lake_url):
 def test_examples_are_replayed_by_the_model(run_cli, lake_url, tmp_path):
     code, out, _ = run_cli("verify", lake_url, "--replay", "5", "--seed", "3", "--run", "tiny-llava")
     assert code == 0
-    assert out.splitlines()[0].split()[-2:] == ["replayed", "problems"]
-    assert out.splitlines()[1].split()[-2:] == ["5", "0"]
+    assert out.splitlines()[2:] == [f"{open_lake(lake_url).runs[0]}: 5 examples replayed, problems: 0"]
     code, _, err = run_cli("verify", lake_url, "--replay", "1", "--model", str(tmp_path))
     assert code == 2
     assert err.startswith("vlmlake: cannot load the model")
@@ -70,6 +69,17 @@ def test_damage_is_told_withdrawn_and_computed_again(run_cli, copy):
     assert shard.read_bytes() == whole
 
 
+def test_what_was_found_is_told_and_withdrawn_where_replay_cannot_start(run_cli, copy, tmp_path):
+    (shard,) = copy.glob("runs/*/arrays.zarr/logits/c.3.0.0")
+    shard.write_bytes(b"x" * shard.stat().st_size)
+    code, out, err = run_cli("verify", str(copy), "--withdraw", "--replay", "1", "--model", str(tmp_path))
+    assert code == 2
+    assert err.startswith("vlmlake: cannot load the model")
+    name = open_lake(str(copy)).runs[0]
+    assert f"{name} batch 3 logits: " in out
+    assert out.splitlines()[-1].startswith(f"{name}: batch 3 taken back")
+
+
 def test_a_lake_without_batches_is_exit_code_1(run_cli, tmp_path):
     create_lake(str(tmp_path))
     code, out, _ = run_cli("verify", str(tmp_path))
@@ -86,7 +96,7 @@ def test_no_lake_and_no_such_run_are_one_line_and_exit_code_2(run_cli, lake_url,
 
 def test_text_of_a_lake_cannot_steer_the_terminal_and_only_so_many_problems_are_shown(capsys):
     problems = tuple(Problem("run", number, None, "\x1b[2J\nforged: 0 problems") for number in range(60))
-    assert not print_verdicts(terminal(), [Verdict("run", Looked(1), problems)], {})
+    assert not print_verdicts(terminal(), [Verdict("run", Looked(1), problems)])
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 2 + PROBLEMS_SHOWN + 1
     assert lines[-1] == "10 more problems"

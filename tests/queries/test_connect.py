@@ -9,6 +9,7 @@ from vlmlake.ingest.extract import extract
 from vlmlake.ingest.job import Job
 from vlmlake.ingest.model_source import ModelSource
 from vlmlake.queries import connect, sql
+from vlmlake.store_schema.storage import Storage
 
 
 def test_views_hold_what_the_tables_hold(lake_url):
@@ -19,6 +20,15 @@ def test_views_hold_what_the_tables_hold(lake_url):
             assert found.sort(found.columns[:8]).equals(lake.table(view).sort(found.columns[:8])), view
         run, model, examples, batches, done, dtype = connection.execute("select * from runs").fetchone()
     assert (run, model, examples, batches, done, dtype) == (lake.runs[0], "tiny-llava", 480, 10, 10, "float16")
+
+
+def test_a_connection_reads_every_file_once(lake_url, monkeypatch):
+    asked, read = [], Storage.read
+    monkeypatch.setattr(Storage, "read", lambda self, path: asked.append(path) or read(self, path))
+    connect(lake_url).close()
+    assert any("/batches" in path for path in asked)
+    tables_read = [path for path in asked if path.endswith(".parquet")]
+    assert len(tables_read) == len(set(tables_read))
 
 
 def test_samples_join_their_examples_and_batches_hold_them_as_lists(lake_url):

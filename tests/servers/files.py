@@ -21,13 +21,17 @@ class Entry(NamedTuple):
 
 
 class FileServer(Loopback):
-    """Serves `folder` at `url`; every answer waits `delay` seconds; without `ranges` a range is ignored."""
+    """Serves `folder` at `url`; every answer waits `delay` seconds; without `ranges` a range is ignored.
 
-    def __init__(self, folder: Path | str, delay: float = 0.0, ranges: bool = True) -> None:
+    missing: status for a file that is not there; S3 says 403 to who may not list.
+    """
+
+    def __init__(self, folder: Path | str, delay: float = 0.0, ranges: bool = True, missing: int = 404) -> None:
         super().__init__(_Files)
         self.folder = Path(folder).resolve()
         self.delay = delay
         self.ranges = ranges
+        self.missing = missing
         self.log: list[Entry] = []
         self.bytes_sent = 0
 
@@ -62,7 +66,7 @@ class _Files(Handler):
         files: FileServer = self._note()
         path = files.find(self.path)
         if path is None:
-            return self.answer(404, [], b"")
+            return self.answer(files.missing, [], b"")
         content = path.read_bytes()
         wanted = self.headers["Range"] if files.ranges else None
         part = byte_range(wanted, len(content))

@@ -192,3 +192,20 @@ def test_a_run_has_the_arrays_that_its_plan_keeps_and_no_others(storage, tmp_pat
 def test_records_survive_json():
     planned = replace(record(), identity={"plan": {"name": "suffix"}})
     assert RunRecord.from_json(planned.to_json()) == planned
+
+
+def test_only_a_web_server_is_asked_to_count_from_the_end_of_a_file(storage, monkeypatch):
+    planned = new_run(storage, record())
+    asked, read_spans = [], Storage.read_spans
+    monkeypatch.setattr(Storage, "read_spans", lambda self, spans: asked.extend(spans) or read_spans(self, spans))
+    np.testing.assert_array_equal(by_us(storage, planned, "unembedding")[:], once()["unembedding"])
+    assert asked
+    assert all(start >= 0 for _, start, _ in asked)
+
+
+def test_an_array_that_the_run_shares_is_said_to_be_missing(storage):
+    planned = new_run(storage, record())
+    (spec,) = (spec for spec in planned.specs if spec.name == "unembedding")
+    storage.delete(shard_file(planned, spec, 0))
+    with pytest.raises(DamagedError, match=r"^unembedding of .* is damaged: its shard is missing"):
+        by_us(storage, planned, "unembedding")[:]

@@ -231,7 +231,8 @@ def test_a_damaged_shard_is_not_copied_and_named(tmp_path, change):
         run.storage.delete(path)
     assert 1 in commits
     assert copy_run(run, str(tmp_path / "target")).finished is False
-    with pytest.raises(DamagedError, match=r"is not what its commit says|is missing"):
+    told = "is not what its commit says" if change == "cut" else "is missing"
+    with pytest.raises(DamagedError, match=rf"is damaged: {path} {told}; `vlmlake verify` says"):
         copying._put_shards(run, commits[1], Storage.at(str(tmp_path / "target")))
 
 

@@ -151,7 +151,7 @@ def test_a_note_of_anything_but_numbers_is_left_out(run, note):
 )
 def test_a_chunk_beyond_its_shard_is_never_fetched(run, entry):
     put_shard(run, entry, b"x" * 100)
-    with pytest.raises(DamagedError, match="token_id of batch 0 .*its index has a chunk at"):
+    with pytest.raises(DamagedError, match=r"token_id of batch 0 .*its index has a chunk at"):
         run.dataset()["token_id"].values.sum()
 
 
@@ -206,7 +206,7 @@ def test_text_that_is_no_utf_8_is_refused():
     words = pa.Table.from_arrays(
         [pa.array([0, 1], pa.int32()), pa.Array.from_buffers(pa.string(), 2, raw.buffers())], schema=tables.VOCABULARY
     )
-    with pytest.raises(DamagedError, match="it is damaged: .*UTF"):
+    with pytest.raises(DamagedError, match=r"it is damaged: .*UTF"):
         tables.decode(tables.encode(words), tables.VOCABULARY, "it")
 
 

@@ -1,3 +1,4 @@
+import errno
 import os
 import pickle
 import subprocess
@@ -9,7 +10,8 @@ from uuid import uuid4
 import pytest
 
 from vlmlake.errors import VlmlakeError
-from vlmlake.store_schema import tables
+from vlmlake.store_schema import local_disk, tables
+from vlmlake.store_schema.leftovers import find_leftovers
 from vlmlake.store_schema.storage import Storage
 
 
@@ -104,13 +106,32 @@ def test_a_file_that_is_there_is_not_created_again(storage):
     assert storage.create("x", b"new")
 
 
-def test_a_disk_without_hard_links_creates_too(tmp_path, monkeypatch):
-    storage = Storage.at(str(tmp_path))
-
+@pytest.fixture(params=[errno.ENOTSUP, errno.ENOSYS], ids=errno.errorcode.get)
+def no_links(request, monkeypatch):
     def refused(*names):
-        raise OSError(95, "Operation not supported")
+        raise OSError(request.param, os.strerror(request.param))
 
     monkeypatch.setattr(os, "link", refused)
+
+
+def test_of_eight_that_create_a_file_on_a_disk_without_hard_links_one_does(tmp_path, no_links, hasty_threads):
+    test_of_eight_that_create_a_file_one_does(Storage.at(str(tmp_path)), hasty_threads)
+
+
+def test_what_a_writer_without_hard_links_left_is_named_and_a_leftover(tmp_path, no_links, monkeypatch):
+    storage = Storage.at(str(tmp_path))
+    monkeypatch.setattr(local_disk, "CLAIM_SECONDS", 0.01)
+    with monkeypatch.context() as cut_off:
+        cut_off.setattr(os, "unlink", lambda path: None)
+        storage.create("x", b"one")
+    storage.delete("x")
+    with pytest.raises(VlmlakeError, match=r"left by a writer that was cut off; `vlmlake gc --delete` removes it"):
+        storage.create("x", b"two")
+    assert [leftover.kind for leftover in find_leftovers(storage)] == ["temporary"]
+
+
+def test_a_disk_without_hard_links_creates_too(tmp_path, no_links):
+    storage = Storage.at(str(tmp_path))
     assert storage.create("x", b"one")
     assert not storage.create("x", b"two")
     assert (storage.read("x"), storage.names(".")) == (b"one", ("x",))
@@ -153,7 +174,8 @@ def test_a_full_disk_is_one_clear_error(tmp_path, monkeypatch, place, number, wo
 def test_a_file_beyond_the_limit_is_one_clear_error_and_leaves_nothing(tmp_path):
     program = f"""
 import resource
-from vlmlake.store_schema import tables
+from vlmlake.store_schema import local_disk, tables
+from vlmlake.store_schema.leftovers import find_leftovers
 from vlmlake.store_schema.storage import Storage
 resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))
 storage = Storage.at({str(tmp_path)!r})

@@ -1,4 +1,4 @@
-"""What `verify` shows: how much of each run was looked at, then every problem in one line."""
+"""What `verify` shows: how much of each run was looked at, every problem in one line, then what was replayed."""
 
 from __future__ import annotations
 
@@ -14,47 +14,52 @@ from vlmlake.store_schema.sizes import size_in_words
 from vlmlake.store_schema.verdict import Problem, Verdict, is_sound
 
 if TYPE_CHECKING:
-    from vlmlake.ingest.replay import Replayed
     from vlmlake.ingest.replay_job import Sources
 
 PROBLEMS_SHOWN = 50
 
 
-def replay_runs(
-    lake: Lake, verdicts: Sequence[Verdict], count: int, seed: int, sources: Sources
-) -> dict[str, Replayed]:
-    """Examples of every run that there is something of, computed again."""
-    from vlmlake.ingest.replay import replay
-
-    there = [one.run for one in verdicts if one.run and one.looked.batches]
-    return {name: replay(lake.run(name), count, seed, sources) for name in there}
-
-
-def print_verdicts(console: Console, verdicts: Sequence[Verdict], replayed: Mapping[str, Replayed]) -> bool:
+def print_verdicts(console: Console, verdicts: Sequence[Verdict]) -> bool:
     """A row for every run, then its problems; returns whether all is well."""
     table = Table("run", box=None)
-    columns = ("batches", "shards", "chunks", "bytes", "examples", *(["replayed"] if replayed else []), "problems")
-    for column in columns:
+    for column in ("batches", "shards", "chunks", "bytes", "examples", "problems"):
         table.add_column(column, justify="right")
-    problems: list[Problem] = []
     for one in verdicts:
-        again = replayed.get(one.run or "")
-        found = [*one.problems, *(again.problems if again else ())]
-        problems += found
-        if one.run is None and not found:
+        if one.run is None and not one.problems:
             continue
         counts = [one.looked.batches, one.looked.shards, one.looked.chunks]
         cells = [*(f"{count:,}" for count in counts), size_in_words(one.looked.bytes), f"{one.looked.examples:,}"]
-        cells += [f"{len(again.examples) if again else 0:,}"] if replayed else []
-        table.add_row(printable(one.run or "(all runs)"), *cells, f"{len(found):,}")
+        table.add_row(printable(one.run or "(all runs)"), *cells, f"{len(one.problems):,}")
     console.print(table)
+    _print_problems(console, [problem for one in verdicts for problem in one.problems])
+    if not any(one.looked.batches for one in verdicts):
+        console.print("nothing was checked: there is no committed batch")
+    return is_sound(verdicts)
+
+
+def replay_runs(
+    console: Console, lake: Lake, verdicts: Sequence[Verdict], count: int, seed: int, sources: Sources
+) -> bool:
+    """Examples of every run that there is something of, computed again, a line for each run and for every problem;
+    returns whether all is well.
+    """
+    from vlmlake.ingest.replay import replay
+
+    problems: list[Problem] = []
+    for name in (one.run for one in verdicts if one.run and one.looked.batches):
+        again = replay(lake.run(name), count, seed, sources)
+        many = f"{len(again.examples):,} example{'' if len(again.examples) == 1 else 's'}"
+        console.print(f"{printable(name)}: {many} replayed, problems: {len(again.problems):,}")
+        _print_problems(console, again.problems)
+        problems += again.problems
+    return not problems
+
+
+def _print_problems(console: Console, problems: Sequence[Problem]) -> None:
     for problem in problems[:PROBLEMS_SHOWN]:
         console.print(printable(str(problem)))
     if len(problems) > PROBLEMS_SHOWN:
         console.print(f"{len(problems) - PROBLEMS_SHOWN} more problems")
-    if not any(one.looked.batches for one in verdicts):
-        console.print("nothing was checked: there is no committed batch")
-    return is_sound(verdicts) and not problems
 
 
 def print_withdrawn(console: Console, taken: Mapping[str, tuple[int, ...]]) -> None:

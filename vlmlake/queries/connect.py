@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import duckdb
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from vlmlake.errors import VlmlakeError
-from vlmlake.store_schema.lake import Lake, open_lake
+from vlmlake.store_schema import tables
+from vlmlake.store_schema.lake import open_lake
+from vlmlake.store_schema.run import Run
 
-VIEWS = ("examples", "answers", "batches", "skipped", "results")
+BATCH_VIEWS = {"examples": tables.EXAMPLES, "answers": tables.ANSWERS, "batches": tables.BATCH}
+"""Views of the batches' rows, and their columns."""
+
 SAMPLES = """
 CREATE TEMP VIEW samples AS
 SELECT run, example, unnest(sample) FROM (SELECT run, example, unnest(samples) AS sample FROM batches)
@@ -34,39 +39,44 @@ def connect(
 ) -> duckdb.DuckDBPyConnection:
     """A DuckDB connection with a view `runs` and one per table (lake.TABLES) over all runs of a lake.
 
-    The tables are Arrow datasets read on demand, projections and filters pushed down. The connection itself can reach
-    no file, no network and no Python variable: a query sees the lake and nothing else. allow_files: files and the
-    network too, as DuckDB reads and writes them.
+    The tables are read into memory now, each file once: a query sees the lake as it is at this moment. It sees nothing
+    else: the connection can reach no file, no network and no Python variable. allow_files: files and the network too,
+    as DuckDB reads and writes them.
 
     Raises VlmlakeError if there is no lake at `url`.
     """
     lake = open_lake(url, storage_options)
     connection = duckdb.connect()
-    for view in VIEWS:
-        connection.register(view, lake.arrow(view))
+    runs = [lake.run(name) for name in lake.runs]
+    rows = [run.rows() for run in runs]
+    batches = pa.concat_tables([tables.BATCH.empty_table(), *rows])
+    for view, schema in BATCH_VIEWS.items():
+        connection.register(view, batches.select(schema.names))
     connection.execute(SAMPLES)
-    connection.register("runs", runs_table(lake))
+    skipped = [run.skipped_rows() for run in runs]
+    connection.register("skipped", pa.concat_tables([tables.SKIPPED.empty_table(), *skipped]))
+    connection.register("results", lake.arrow("results"))
+    connection.register("runs", _runs_table(runs, rows))
     for setting in (*OPEN, *(() if allow_files else NO_FILES), *LOCKED):
         connection.execute(f"SET {setting}")
     return connection
 
 
-def runs_table(lake: Lake) -> pa.Table:
-    """One row per run: run, model, examples planned, batches planned and committed, stored dtype."""
-    rows = []
-    for run in (lake.run(name) for name in lake.runs):
-        rows.append(
-            {
-                "run": run.name,
-                "model": run.record.model,
-                "examples": run.record.examples,
-                "batches": run.record.extents.batches,
-                "batches_done": run.batches_done,
-                "dtype": run.record.stored_dtype,
-            }
-        )
+def _runs_table(runs: Sequence[Run], rows: Sequence[pa.Table]) -> pa.Table:
+    """One row per run: run, model, examples planned, batches planned and committed, stored dtype. rows: of each run."""
+    facts = [
+        {
+            "run": run.name,
+            "model": run.record.model,
+            "examples": run.record.examples,
+            "batches": run.record.extents.batches,
+            "batches_done": pc.count_distinct(there["batch"]).as_py(),
+            "dtype": run.record.stored_dtype,
+        }
+        for run, there in zip(runs, rows, strict=True)
+    ]
     types = [("examples", pa.int64()), ("batches", pa.int64()), ("batches_done", pa.int64()), ("dtype", pa.string())]
-    return pa.Table.from_pylist(rows, schema=pa.schema([("run", pa.string()), ("model", pa.string()), *types]))
+    return pa.Table.from_pylist(facts, schema=pa.schema([("run", pa.string()), ("model", pa.string()), *types]))
 
 
 def sql(url: str, query: str, storage_options: Mapping[str, Any] | None = None, allow_files: bool = False) -> pa.Table:

@@ -113,7 +113,8 @@ def _put_shards(source: Run, commit: Commit, target: Storage) -> Commit:
     try:
         contents = dict(zip(files, source.storage.read_all(list(files.values())), strict=True))
     except FileNotFoundError as error:
-        raise DamagedError(f"{where}: {error.args[-1]} is missing; `vlmlake verify` says what else is") from error
+        gone = next((path for path in files.values() if not source.storage.exists(path)), "a shard")
+        raise DamagedError(f"{where}: {gone} is missing; `vlmlake verify` says what else is") from error
     for name, content in contents.items():
         said = commit.shards[name]
         if (len(content), zlib.crc32(content)) != (said.bytes, said.crc32):

@@ -6,15 +6,20 @@ import errno
 import os
 import posixpath
 import shutil
+import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from uuid import uuid4
+from uuid import NAMESPACE_URL, uuid4, uuid5
 
 from vlmlake.errors import VlmlakeError
 
 WRITING = ".writing-"
 """Beginning of the names of files that are not whole yet."""
+
+NO_LINKS = (errno.EPERM, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)
+CLAIM_SECONDS = 10.0
+"""How long a writer waits for another that is giving a file its name, on a disk without hard links."""
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -115,11 +120,34 @@ def _link(temporary: str, full: str) -> None:
     try:
         os.link(temporary, full)
     except OSError as error:
-        if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP):
+        if error.errno not in NO_LINKS:
             raise
+        _claim_and_replace(temporary, full)
+
+
+def _claim_and_replace(temporary: str, full: str) -> None:
+    """The same under a lock: a file beside it that only one can make, and that is named after it."""
+    folder, name = os.path.split(full)
+    claim = posixpath.join(folder, f"{WRITING}{uuid5(NAMESPACE_URL, name).hex}")
+    until = time.monotonic() + CLAIM_SECONDS
+    while not _made(claim):
+        if time.monotonic() > until:
+            raise VlmlakeError(f"{claim}: left by a writer that was cut off; `vlmlake gc --delete` removes it")
+        time.sleep(0.001)
+    try:
         if os.path.exists(full):
-            raise FileExistsError(full) from error
+            raise FileExistsError(full)
         os.replace(temporary, full)
+    finally:
+        os.unlink(claim)
+
+
+def _made(claim: str) -> bool:
+    try:
+        os.close(os.open(claim, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
+    except FileExistsError:
+        return False
+    return True
 
 
 def _sync_path(path: str) -> None:

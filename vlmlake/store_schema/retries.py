@@ -29,10 +29,21 @@ FINAL = (FileNotFoundError, FileExistsError, IsADirectoryError, NotADirectoryErr
 REFUSALS = (400, 401, 403, 405, 501)
 """HTTP statuses that another attempt does not change."""
 
+FORBIDDEN, NOT_SATISFIABLE = 403, 416
+"""HTTP statuses: may not be seen, and asked for bytes behind a file's end."""
+
 WITHOUT_CREDENTIALS = ("NoCredentialsError", "PartialCredentialsError", "DefaultCredentialsError")
 """Classes of the clients' errors."""
 
 Answer = TypeVar("Answer")
+
+
+class BeyondEndError(VlmlakeError):
+    """A file is shorter than the bytes that were asked of it. path: of the file."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__(f"{path} ends before the bytes that were asked for")
+        self.path = path
 
 
 def client_errors() -> Any:
@@ -69,13 +80,17 @@ def patiently(what: str, ask: Callable[[], Answer]) -> Answer:
 
 def refused(error: Exception) -> bool:
     """Whether another attempt cannot help: no permission, no credentials, a request that the server does not take."""
-    status = getattr(error, "status", None) or getattr(error, "code", None)
-    no_credentials = type(error).__name__ in (
-        "NoCredentialsError",
-        "PartialCredentialsError",
-        "DefaultCredentialsError",
-    )
-    return isinstance(error, PermissionError) or status in REFUSALS or no_credentials
+    no_credentials = type(error).__name__ in WITHOUT_CREDENTIALS
+    return isinstance(error, PermissionError) or http_status(error) in REFUSALS or no_credentials
+
+
+def http_status(error: BaseException) -> int | None:
+    """What the server answered, where a client's error says so; s3fs keeps it in the error's cause."""
+    for name in ("status", "code", "status_code"):
+        if isinstance(told := getattr(error, name, None), int):
+            return told
+    answer = getattr(error.__cause__, "response", None)
+    return answer.get("ResponseMetadata", {}).get("HTTPStatusCode") if isinstance(answer, dict) else None
 
 
 def described(error: Any) -> str:

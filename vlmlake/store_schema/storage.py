@@ -22,7 +22,14 @@ from vlmlake.errors import VlmlakeError, without_credentials
 from vlmlake.store_schema import local_disk
 from vlmlake.store_schema.connection import WEB, connect, protocol
 from vlmlake.store_schema.local_disk import Entry
-from vlmlake.store_schema.retries import patiently
+from vlmlake.store_schema.retries import (
+    FORBIDDEN,
+    NOT_SATISFIABLE,
+    BeyondEndError,
+    client_errors,
+    http_status,
+    patiently,
+)
 
 AT_ONCE = 16
 """Requests under way together where the file system has no way of its own."""
@@ -81,12 +88,20 @@ class Storage:
         return self.root if path == "." else posixpath.join(self.root, path)
 
     def exists(self, path: str) -> bool:
-        if self.listable:
-            return bool(self._ask(path, lambda: self.fs.exists(self.full(path))))
-        try:  # fsspec takes a web server's every error for a missing file
-            self._ask(path, lambda: self.fs.cat_file(self.full(path), start=0, end=1))
+        """Over the web a file that may not be seen counts as absent: so some servers answer for one that is missing."""
+        ask = self.fs.exists if self.listable else self._answers
+        return bool(self._ask(path, lambda: ask(self.full(path))))
+
+    def _answers(self, full: str) -> bool:
+        """Whether a web server has a file; fsspec takes its every error for a missing one."""
+        try:
+            self.fs.cat_file(full, start=0, end=1)
         except FileNotFoundError:
             return False
+        except client_errors() as error:
+            if http_status(error) not in (FORBIDDEN, NOT_SATISFIABLE):
+                raise
+            return http_status(error) == NOT_SATISFIABLE  # an empty file
         return True
 
     def entries(self, folder: str) -> tuple[Entry, ...]:
@@ -163,7 +178,8 @@ class Storage:
     def read_spans(self, spans: Sequence[tuple[str, int, int]]) -> list[bytes]:
         """Parts of files, each (path, first byte, the one behind the last), asked for together.
 
-        A first byte below 0 counts from the file's end, up to there. Raises FileNotFoundError where none is.
+        A first byte below 0 counts from the file's end, up to there. Raises FileNotFoundError where none is,
+        BeyondEndError where a server says that a file ends before.
         """
         if isinstance(self.fs, AsyncFileSystem):
             return self._spans_together(spans)
@@ -188,8 +204,10 @@ class Storage:
                 if isinstance(part, bytes) and len(part) != wanted:
                     part = OSError(f"{len(part)} bytes came, {wanted} were asked for: does the server know ranges?")
                 found[number] = part
-            for part in found:
+            for part, (path, _, _) in zip(found, spans, strict=True):
                 if isinstance(part, BaseException):
+                    if http_status(part) == NOT_SATISFIABLE:
+                        raise BeyondEndError(path) from part
                     raise part
 
         if spans:

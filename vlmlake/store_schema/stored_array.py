@@ -11,6 +11,7 @@ import numpy as np
 from vlmlake.errors import DamagedError
 from vlmlake.store_schema.arrays import shard_file, shard_format
 from vlmlake.store_schema.commit import ShardFacts
+from vlmlake.store_schema.retries import BeyondEndError
 from vlmlake.store_schema.run_record import RunRecord
 from vlmlake.store_schema.schema import ArraySpec
 from vlmlake.store_schema.shard_reader import DamagedShardError, Place, ShardFormat, Span
@@ -129,14 +130,22 @@ class _Part:
         return index
 
     def index_span(self) -> tuple[str, int, int]:
-        """Where the shard's index lies."""
-        facts = self.array.shards.get(self.number)
+        """Where the shard's index lies; counted from the end only on the web, since not every object store does."""
+        facts, size = self.array.shards.get(self.number), self.form.index_bytes
         if facts is None and not self.array.spec.once:
             raise self.damaged("rows of other batches point to it, and no commit says that it is there")
-        if facts and facts.bytes < self.form.index_bytes:
+        if facts and facts.bytes < size:
             raise self.damaged(f"its commit says {facts.bytes} bytes, less than its index has")
-        end = facts.bytes if facts else 0
-        return self.path, end - self.form.index_bytes, end
+        if facts is None and not self.array.storage.listable:
+            return self.path, -size, 0
+        end = facts.bytes if facts else self._length()
+        return self.path, max(0, end - size), end
+
+    def _length(self) -> int:
+        try:
+            return self.array.storage.length(self.path)
+        except FileNotFoundError as error:
+            raise self.damaged("its shard is missing") from error
 
     def spans(self, index: np.ndarray) -> dict[Place, Span]:
         """Where the wanted chunks lie, all inside the shard."""
@@ -179,6 +188,9 @@ def _fetched(storage: Storage, parts: Sequence[_Part], spans: Sequence[tuple[str
     except FileNotFoundError as error:
         gone = next((part for part in parts if not storage.exists(part.path)), parts[0])
         raise gone.damaged("its shard is missing") from error
+    except BeyondEndError as error:
+        cut = next(part for part in parts if part.path == error.path)
+        raise cut.damaged("its shard is cut short") from error
 
 
 def _places(key: AxisKey, length: int) -> np.ndarray:

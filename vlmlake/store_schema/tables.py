@@ -151,7 +151,7 @@ def decode(content: bytes, schema: pa.Schema, where: str) -> tuple[pa.Table, dic
     if not seals.is_whole(content):
         raise DamagedError(f"{where} is damaged: its checksum does not hold")
     try:
-        file = pq.ParquetFile(io.BytesIO(content))
+        file = pq.ParquetFile(io.BytesIO(content), pre_buffer=False)
         _require_bounded(file.metadata, len(content))
         # A process that ends while pyarrow still starts its threads is aborted; a commit has nothing for them to do.
         table = file.read(use_threads=False)
