@@ -15,6 +15,8 @@ from tests.ingest.pope_files import scene, write_pope
 from tests.ingest.tiny_models import save_random_llava
 from vlmlake import open_lake
 from vlmlake.errors import VlmlakeError
+from vlmlake.ingest import replay_job
+from vlmlake.ingest.datasets import load_dataset
 from vlmlake.ingest.decoding import Decoding
 from vlmlake.ingest.replay import replay
 from vlmlake.ingest.replay_job import Sources
@@ -222,6 +224,31 @@ def test_changed_and_missing_data_are_refused(run, tmp_path):
         replay(run, 99, sources=Sources(datasets=(fewer,)))
     same = write_pope(tmp_path / "same", IMAGES, QUESTIONS)
     assert replay(run, 2, sources=Sources(datasets=(same,))).problems == ()
+
+
+@pytest.mark.parametrize(
+    ("versions", "what"),
+    [
+        ({"model": "org/name"}, "--model says where"),
+        ({"model": None}, "--model says where"),
+        ({"dataset": ["hub:org/name"]}, "--dataset says where"),
+        ({"dataset": ["table:s3://bucket/table.csv"]}, "--dataset says where"),
+        ({"dataset": "pope"}, "--dataset says where"),
+    ],
+)
+def test_nothing_is_fetched_from_where_the_lake_says(run, versions, what):
+    record = replace(run.record, versions={**run.record.versions, **versions})
+    with pytest.raises(VlmlakeError, match=what):
+        replay(replace(run, record=record), 1)
+
+
+def test_the_lakes_storage_options_are_for_data_that_the_user_names(run, monkeypatch):
+    given = []
+    monkeypatch.setattr(replay_job, "load_dataset", lambda *args: given.append(args[-1]) or load_dataset(*args))
+    run = replace(run, storage=replace(run.storage, options={"key": "secret"}))
+    for datasets in ((), tuple(run.record.versions["dataset"])):
+        replay(run, 1, sources=Sources(datasets=datasets))
+    assert given == [{}, {"key": "secret"}]
 
 
 def test_the_store_is_not_written_to(run):
