@@ -34,17 +34,17 @@ def finish(storage: Storage, record: RunRecord) -> None:
 
     Raises UnfinishedError if a batch is missing or broken.
     """
-    path, written = paths.batch_list(record.name), None
-    try:
-        while (content := _batch_list(storage, record)) != written:
-            _put(storage, path, content)
-            written = content
-    except UnfinishedError:
-        if written is not None:
-            remove_batch_list(storage, record.name)
-        raise
+    content, written = _batch_list(storage, record), None
     _put(storage, *finished_group(record))
     remove_notes(storage, record.name)
+    while content != written:
+        _put(storage, paths.batch_list(record.name), content)
+        written = content
+        try:
+            content = _batch_list(storage, record)
+        except UnfinishedError:
+            remove_batch_list(storage, record.name)
+            raise
     refresh_index(storage)
 
 
