@@ -104,3 +104,11 @@ def test_a_note_that_cannot_be_read_is_left_out(storage, content):
     storage.write(f"{paths.workers('run')}/1-of-2.json", content)
     storage.write(f"{paths.workers('run')}/other.txt", b"x")
     assert [note for note, _ in read_notes(storage, "run")] == [whole]
+
+
+def test_removing_notes_leaves_a_file_that_is_being_written(tmp_path):
+    storage = Storage.at(str(tmp_path))
+    write_note(storage, "run", Note(Worker(), None, 1, 2))
+    storage.write("runs/run/workers/.writing-0", b"half")
+    remove_notes(storage, "run")
+    assert storage.names("runs/run/workers") == (".writing-0",)

@@ -92,8 +92,8 @@ def read_notes(storage: Storage, run: str) -> list[tuple[Note, datetime | None]]
 
 
 def remove_notes(storage: Storage, run: str) -> None:
-    """Take all notes away."""
-    for name in storage.names(paths.workers(run)):
+    """Take all notes away; one that a worker is about to put is left to it."""
+    for name in filter(NOTE.fullmatch, storage.names(paths.workers(run))):
         storage.delete(f"{paths.workers(run)}/{name}")
 
 
