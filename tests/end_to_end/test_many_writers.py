@@ -36,7 +36,7 @@ KILLS = 50
 WORKERS = 3
 BATCHES = 30
 LONGEST_LIFE = 0.8
-"""Seconds from when a worker knows its batches; one in EARLY is killed at any time before."""
+"""Seconds from a worker's first commit; one in EARLY is killed as long after its start."""
 EARLY = 5
 
 
@@ -143,7 +143,7 @@ def complete(run: Run, number: int) -> bool:
 
 def killed(worker: Pass, when: float, early: bool) -> None:
     """Kill a worker `when` (0 to 1) of the way through its longest life."""
-    while not early and worker.process.is_alive() and not worker.computing.wait(0.05):
+    while not early and worker.process.is_alive() and not worker.committing.wait(0.05):
         pass
     time.sleep(when * LONGEST_LIFE)
     worker.process.kill()

@@ -18,21 +18,21 @@ _context.set_forkserver_preload(["vlmlake.ingest.extract", "vlmlake.ingest.famil
 
 @dataclass(frozen=True)
 class Pass:
-    """A pass under way. computing: set once it has loaded its model and knows its batches."""
+    """A pass under way. committing: set once it has committed a batch."""
 
     process: BaseProcess
-    computing: Event
+    committing: Event
 
 
 def start(job: Job, environment: Mapping[str, str], clock: float = 0.0) -> Pass:
     """Begin a pass. environment: added to the child's; clock: seconds by which its clock is wrong."""
-    computing = _context.Event()
-    process = _context.Process(target=_work, args=(job, dict(environment), clock, computing))
+    committing = _context.Event()
+    process = _context.Process(target=_work, args=(job, dict(environment), clock, committing))
     process.start()
-    return Pass(process, computing)
+    return Pass(process, committing)
 
 
-def _work(job: Job, environment: dict[str, str], clock: float, computing: Event) -> None:
+def _work(job: Job, environment: dict[str, str], clock: float, committing: Event) -> None:
     import torch
 
     from vlmlake.ingest.extract import extract
@@ -41,4 +41,4 @@ def _work(job: Job, environment: dict[str, str], clock: float, computing: Event)
     torch.set_num_threads(1)
     true_time = time.time
     time.time = lambda: true_time() + clock
-    extract(job, report=lambda progress: computing.set())
+    extract(job, report=lambda progress: progress.written and committing.set())
