@@ -66,6 +66,7 @@ def planted_run(
             "example": [f"planted/random/{number}" for number in range(n)],
             "layer": list(LAYERS),
             "position": ["prompt_last", "answer_0"],
+            "row": ("example", np.arange(n)),
             "prefix": np.arange(images),
             "prefix_of": ("example", image),
             "dataset": ("example", ["planted"] * n),

@@ -149,7 +149,7 @@ def place(lake_url, tmp_path_factory) -> Path:
     """A folder of bad things."""
     folder = tmp_path_factory.mktemp("bad")
     headers = {"torn": "{", "unversioned": "[]", "newer": '{"format_version": 99}', "older": '{"format_version": 1}'}
-    headers |= dict.fromkeys(("empty", "unindexed", "astray"), '{"format_version": 2}')
+    headers |= dict.fromkeys(("empty", "unindexed", "astray"), '{"format_version": 3}')
     for name, header in headers.items():
         (folder / name).mkdir()
         (folder / name / "lake.json").write_text(header)
@@ -169,7 +169,7 @@ def place(lake_url, tmp_path_factory) -> Path:
 def astray_index() -> bytes:
     from vlmlake.store_schema import seals
 
-    fields = {"runs": ["../../etc"], "results": [], seals.KEY: seals.BLANK}
+    fields = {"runs": ["../../etc"], "findings": [], seals.KEY: seals.BLANK}
     return seals.sealed(json.dumps(fields).encode())
 
 

@@ -337,5 +337,5 @@ def test_analyze_names_what_it_does_not_know(refused, lake_url, tmp_path):
     assert "unknown analysis magic: expected accuracy, probes" in refused("analyze", lake_url, "magic")
     assert "no single run named nope" in refused("analyze", lake_url, "--run", "nope")
     assert "unknown label rule fuzzy" in refused("analyze", lake_url, "accuracy", "--rule", "fuzzy")
-    (tmp_path / "lake.json").write_text(json.dumps({"format_version": 2}))
+    (tmp_path / "lake.json").write_text(json.dumps({"format_version": 3}))
     assert "has no runs to analyze" in refused("analyze", str(tmp_path))

@@ -67,7 +67,7 @@ def make_lake(url: str, dtype: str = "float16", shared: bool = True) -> Lake:
         commit_batch(lake.storage, record, number, batch_arrays(record, number), batch_rows(record, number))
     finish(lake.storage, record)
     result = {"analysis": "accuracy", "run": record.name, "rule": "exact", "metric": "accuracy", "value": 0.5}
-    path = paths.results("accuracy", record.name, "exact")
+    path = paths.finding("results", "accuracy", record.name, "exact")
     lake.storage.write(path, tables.to_parquet([result], tables.RESULTS))
     refresh_index(lake.storage)
     return lake

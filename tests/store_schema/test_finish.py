@@ -19,7 +19,7 @@ from vlmlake.store_schema import paths, seals, tables
 from vlmlake.store_schema.batch_list import encode_batch_list, read_batch_list
 from vlmlake.store_schema.commits import batch_files, look, visible, withdraw
 from vlmlake.store_schema.finish import finish, is_finished
-from vlmlake.store_schema.index import Index, is_result, listed_index, refresh_index, written_index
+from vlmlake.store_schema.index import Index, is_finding, listed_index, refresh_index, written_index
 from vlmlake.store_schema.storage import Storage
 from vlmlake.store_schema.workers import Note, Worker, read_notes, write_note
 
@@ -207,7 +207,7 @@ def test_a_batch_list_of_old_lengths_is_not_believed(storage):
 
 def test_the_index_names_finished_runs_and_results(storage):
     finish(storage, PLANNED)
-    result = paths.results("accuracy", PLANNED.name, "yes-no")
+    result = paths.finding("results", "accuracy", PLANNED.name, "yes-no")
     storage.write(result, b"")
     refresh_index(storage)
     assert written_index(storage) == Index((PLANNED.name,), (result,))
@@ -217,8 +217,8 @@ def test_the_index_names_finished_runs_and_results(storage):
 def test_folders_with_names_that_no_run_has_are_not_looked_at(storage):
     for name in ("\x1b[31mred", ".hidden", "-rf", "with space", "ünlich"):
         storage.write(paths.run_record(name), b"{}")
-        storage.write(f"{paths.RESULTS}/accuracy/{name}/yes-no.parquet", b"")
-        storage.write(f"{paths.RESULTS}/{name}/toy/yes-no.parquet", b"")
+        storage.write(f"results/accuracy/{name}/yes-no.parquet", b"")
+        storage.write(f"results/{name}/toy/yes-no.parquet", b"")
     assert listed_index(storage) == Index((OTHER.name, PLANNED.name), ())
     assert open_lake(storage.url).runs == (OTHER.name, PLANNED.name)
 
@@ -228,17 +228,17 @@ def test_folders_with_names_that_no_run_has_are_not_looked_at(storage):
 )
 def test_an_index_that_leads_elsewhere_is_refused(storage, name):
     for fields in (
-        {"runs": [name], "results": []},
-        {"runs": [], "results": [f"results/accuracy/{name}/yes-no.parquet"]},
-        {"runs": [], "results": [f"results/accuracy/run/{name}"]},
-        {"runs": [], "results": [name]},
+        {"runs": [name], "findings": []},
+        {"runs": [], "findings": [f"results/accuracy/{name}/yes-no.parquet"]},
+        {"runs": [], "findings": [f"results/accuracy/run/{name}"]},
+        {"runs": [], "findings": [name]},
     ):
         storage.write(paths.INDEX, seals.sealed(json.dumps({**fields, "seal": seals.BLANK}).encode()))
         with pytest.raises(DamagedError, match=r"index.json of .* names files outside its folders"):
             written_index(storage)
 
 
-@pytest.mark.parametrize("fields", [[], {}, {"runs": []}, {"runs": 3, "results": []}, {"runs": [3], "results": []}])
+@pytest.mark.parametrize("fields", [[], {}, {"runs": []}, {"runs": 3, "findings": []}, {"runs": [3], "findings": []}])
 def test_an_index_of_another_form_is_damaged(storage, fields):
     told = {**fields, "seal": seals.BLANK} if isinstance(fields, dict) else [{"seal": seals.BLANK}]
     storage.write(paths.INDEX, seals.sealed(json.dumps(told).encode()))
@@ -265,4 +265,4 @@ def test_a_missing_index_says_who_writes_it(storage):
     ],
 )
 def test_results_lie_in_three_folders(path, is_one):
-    assert is_result(path) == is_one
+    assert is_finding(path) == is_one

@@ -67,7 +67,7 @@ def contents(storage: Storage) -> dict[str, bytes]:
 def clean(tmp_path):
     """A run with batches 0 and 2, and a result."""
     run = toy_run(str(tmp_path), numbers=(0, 2))
-    run.storage.write(paths.results("probes", run.name, "exact"), b"result")
+    run.storage.write(paths.finding("results", "probes", run.name, "exact"), b"result")
     write_note(run.storage, run.name, Note(Worker(), 1, 2, 0))
     return run.storage
 
@@ -241,7 +241,7 @@ def bucket():
 def test_uploads_that_nobody_ended_are_given_up(bucket):
     client, endpoint = bucket
     storage = Storage.at("s3://lakes/ours", {"endpoint_url": endpoint})
-    storage.write("lake.json", b'{"format_version": 2}')
+    storage.write("lake.json", b'{"format_version": 3}')
     for key in ("ours/runs/a/arrays.zarr/logits/c.0.0.0", "theirs/file"):
         client.create_multipart_upload(Bucket="lakes", Key=key)
     # moto says of every upload that it began in 2010.

@@ -431,8 +431,8 @@ def test_a_damaged_vocabulary_and_one_of_another_model_are_found(lake):
 
 
 def test_a_damaged_results_table_is_found_also_of_a_run_that_is_gone(lake):
-    path = Path(lake.storage.full(paths.results("accuracy", RECORD.name, "exact")))
-    orphan = Path(lake.storage.full(paths.results("accuracy", "gone-00000000", "exact")))
+    path = Path(lake.storage.full(paths.finding("results", "accuracy", RECORD.name, "exact")))
+    orphan = Path(lake.storage.full(paths.finding("results", "accuracy", "gone-00000000", "exact")))
     orphan.parent.mkdir()
     orphan.write_bytes(path.read_bytes()[:-1])
     refresh_index(lake.storage)
@@ -444,7 +444,7 @@ def test_a_damaged_results_table_is_found_also_of_a_run_that_is_gone(lake):
 
 
 def test_an_index_that_is_stale_or_gone_is_found(lake):
-    result = paths.results("accuracy", RECORD.name, "exact")
+    result = paths.finding("results", "accuracy", RECORD.name, "exact")
     content = lake.storage.read(result)
     lake.storage.delete(result)
     assert [problem.what for problem in problems(lake)] == [f"index.json lists a table that is not there: {result}"]

@@ -1,57 +1,44 @@
-"""Correctness of stored answers under named rules; an answer that a rule cannot read is a class of its own."""
+"""Labels: what each rule makes of every answer, and how often the greedy answer is right, by split."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING
 
-import numpy as np
+import xarray as xr
 
-from vlmlake.errors import VlmlakeError
+from vlmlake.analysis.contract import Analysis, NoParameters, Source, dataset_of
+from vlmlake.analysis.population import population, splits_of
+from vlmlake.analysis.result import Result, new_axes, result_table
+from vlmlake.analysis.rules import DEFAULT_RULE
+from vlmlake.analysis.statistics.proportions import proportion
 
-Verdict = bool | None
-"""Right, wrong, or unparsed (None)."""
-
-
-def pope_official(answer: str, gold: str) -> Verdict:
-    """POPE's own rule: no or not in the first sentence means no, anything else yes (AoiDragon/POPE, evaluate.py)."""
-    words = answer.split(".")[0].replace(",", "").split(" ")
-    said = "no" if {"No", "not", "no"} & set(words) else "yes"
-    return said == gold.lower()
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 
-def exact(answer: str, gold: str) -> Verdict:
-    """Equal to the gold answer, lower-cased and stripped (lmms-eval's rule for POPE)."""
-    return answer.strip().lower() == gold.strip().lower()
+class LabelsResult(Result):
+    """Accuracy of the greedy answers, by split."""
+
+    def plot(self, ax: Axes | None = None) -> Axes:
+        """A bar a split."""
+        axes = new_axes(ax)
+        rows = self.rows(metric="accuracy", statistic="proportion")
+        errors = [rows["value"] - rows["low"], rows["high"] - rows["value"]]
+        axes.bar(rows["split"].to_list(), rows["value"].to_list(), yerr=errors)
+        axes.set_ylabel("accuracy")
+        return axes
 
 
-def yes_xor_no(answer: str, gold: str) -> Verdict:
-    """Yes if `yes` and not `no` is among its words, and the reverse; else unparsed."""
-    words = set(re.findall(r"[a-z]+", answer.lower()))
-    if ("yes" in words) == ("no" in words):
-        return None
-    return ("yes" if "yes" in words else "no") == gold.lower()
+def labels(
+    source: Source, *, rule: str = DEFAULT_RULE, seed: int = 0, parameters: NoParameters = NoParameters()
+) -> LabelsResult:
+    """Share of right answers, pooled over the splits and in each."""
+    data: xr.Dataset = dataset_of(source)
+    rows = []
+    for split in splits_of(data):
+        chosen = population(data, split, rule)
+        rows.append(chosen.row("accuracy", "proportion", proportion(chosen.correct, chosen.images)))
+    return LabelsResult(result_table(rows))
 
 
-RULES: dict[str, Callable[[str, str], Verdict]] = {
-    "pope_official": pope_official,
-    "exact": exact,
-    "yes_xor_no": yes_xor_no,
-}
-DEFAULT_RULE = "pope_official"
-
-
-def require_rule(rule: str) -> None:
-    """Raises VlmlakeError unless `rule` is one of RULES."""
-    if rule not in RULES:
-        raise VlmlakeError(f"unknown label rule {rule}: expected one of {', '.join(RULES)}")
-
-
-def correctness(answers: Iterable[str], golds: Iterable[str], rule: str = DEFAULT_RULE) -> np.ndarray:
-    """Verdicts as floats: 1 right, 0 wrong, NaN unparsed. Shape [n], float64.
-
-    Raises VlmlakeError for an unknown rule.
-    """
-    require_rule(rule)
-    verdicts = (RULES[rule](answer, gold) for answer, gold in zip(answers, golds, strict=True))
-    return np.array([np.nan if verdict is None else float(verdict) for verdict in verdicts])
+LABELS = Analysis("labels", "correctness of the greedy answers under the rule", labels, labelled=True)

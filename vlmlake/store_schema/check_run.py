@@ -26,12 +26,12 @@ def check_run(storage: Storage, record: RunRecord) -> tuple[Looked, list[Problem
     return looked, [Problem(record.name, None, array, what) for array, what in (*told, *shared)]
 
 
-def check_results(storage: Storage, results: Sequence[str]) -> Iterator[Problem]:
-    """results: paths of tables that analyses wrote."""
-    for path in results:
+def check_findings(storage: Storage, findings: Sequence[str]) -> Iterator[Problem]:
+    """findings: paths of tables that analyses wrote."""
+    for path in findings:
         run = path.split("/")[2]
         try:
-            tables.read(storage, [path], tables.RESULTS)
+            tables.read(storage, [path], tables.FINDINGS[path.split("/")[0]])
         except VlmlakeError as error:
             yield Problem(run, None, None, str(error))
 
@@ -60,8 +60,8 @@ def _differences(told: Index, there: Index, finished: Sequence[str]) -> Iterator
     for words, names in (
         ("lacks the run", set(finished) - set(told.runs)),
         ("lists a run that is not there:", set(told.runs) - set(there.runs)),
-        ("lacks", set(there.results) - set(told.results)),
-        ("lists a table that is not there:", set(told.results) - set(there.results)),
+        ("lacks", set(there.findings) - set(told.findings)),
+        ("lists a table that is not there:", set(told.findings) - set(there.findings)),
     ):
         yield from (f"{words} {name}" for name in sorted(names))
 

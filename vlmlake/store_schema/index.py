@@ -7,30 +7,35 @@ import re
 from dataclasses import dataclass
 
 from vlmlake.errors import DamagedError
-from vlmlake.store_schema import json_text, paths, seals
+from vlmlake.store_schema import json_text, paths, seals, tables
 from vlmlake.store_schema.storage import Storage
 
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]*")
-"""Of runs, analyses and rules: nothing that leads out of a folder, is hidden, or changes a terminal."""
+"""Of runs, analyses and their settings: nothing that leads out of a folder, is hidden, or changes a terminal."""
 
 
 @dataclass(frozen=True)
 class Index:
-    """runs: names of the runs. results: paths of the tables that analyses wrote."""
+    """runs: names of the runs. findings: paths of the tables that analyses wrote."""
 
     runs: tuple[str, ...]
-    results: tuple[str, ...]
+    findings: tuple[str, ...]
+
+    def of(self, table: str) -> tuple[str, ...]:
+        """Those of one of tables.FINDINGS."""
+        return tuple(path for path in self.findings if path.startswith(f"{table}/"))
 
 
 def listed_index(storage: Storage) -> Index:
     """What is there now. Folders with other names than NAME are not looked at."""
     runs = [name for name in _folders(storage, paths.RUNS) if storage.exists(paths.run_record(name))]
-    results = []
-    for analysis in _folders(storage, paths.RESULTS):
-        for run in _folders(storage, f"{paths.RESULTS}/{analysis}"):
-            folder = f"{paths.RESULTS}/{analysis}/{run}"
-            results += [f"{folder}/{name}" for name in storage.names(folder) if is_result(f"{folder}/{name}")]
-    return Index(tuple(runs), tuple(results))
+    findings = []
+    for table in tables.FINDINGS:
+        for analysis in _folders(storage, table):
+            for run in _folders(storage, f"{table}/{analysis}"):
+                folder = f"{table}/{analysis}/{run}"
+                findings += [f"{folder}/{name}" for name in storage.names(folder) if is_finding(f"{folder}/{name}")]
+    return Index(tuple(runs), tuple(findings))
 
 
 def written_index(storage: Storage) -> Index:
@@ -46,8 +51,8 @@ def written_index(storage: Storage) -> Index:
         raise DamagedError(f"{where} is damaged: its checksum does not hold")
     try:
         fields = json_text.parse(content)
-        index = Index(tuple(fields["runs"]), tuple(fields["results"]))
-        sound = all(map(NAME.fullmatch, index.runs)) and all(map(is_result, index.results))
+        index = Index(tuple(fields["runs"]), tuple(fields["findings"]))
+        sound = all(map(NAME.fullmatch, index.runs)) and all(map(is_finding, index.findings))
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise DamagedError(f"{where} is damaged: {type(error).__name__}: {error}") from error
     if not sound:
@@ -62,22 +67,25 @@ def refresh_index(storage: Storage) -> None:
     """
     told = None
     while (now := _finished(storage)) != told:
-        fields = {"runs": now.runs, "results": now.results, seals.KEY: seals.BLANK}
+        fields = {"runs": now.runs, "findings": now.findings, seals.KEY: seals.BLANK}
         storage.write(paths.INDEX, seals.sealed(json.dumps(fields, indent=2).encode() + b"\n"))
         told = now
 
 
-def is_result(path: str) -> bool:
+def is_finding(path: str) -> bool:
     """Whether a path is that of a table that an analysis wrote."""
     root, *names = path.split("/")
     return (
-        root == paths.RESULTS and len(names) == 3 and names[2].endswith(".parquet") and all(map(NAME.fullmatch, names))
+        root in tables.FINDINGS
+        and len(names) == 3
+        and names[2].endswith(".parquet")
+        and all(map(NAME.fullmatch, names))
     )
 
 
 def _finished(storage: Storage) -> Index:
     index = listed_index(storage)
-    return Index(tuple(name for name in index.runs if storage.exists(paths.batch_list(name))), index.results)
+    return Index(tuple(name for name in index.runs if storage.exists(paths.batch_list(name))), index.findings)
 
 
 def _folders(storage: Storage, folder: str) -> list[str]:

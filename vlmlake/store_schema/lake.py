@@ -19,7 +19,7 @@ from vlmlake.store_schema.run_record import read_record
 from vlmlake.store_schema.schema import FORMAT_VERSION
 from vlmlake.store_schema.storage import Storage
 
-TABLES = ("examples", "answers", "samples", "skipped", "results")
+TABLES = ("examples", "answers", "samples", "skipped", *tables.FINDINGS)
 """Tables of a lake."""
 
 
@@ -124,8 +124,8 @@ class Lake(Mapping[str, xr.Dataset]):
 
         Raises VlmlakeError if there is no such table.
         """
-        if table == "results":
-            return tables.read(self.storage, self.index().results, tables.RESULTS)
+        if table in tables.FINDINGS:
+            return tables.read(self.storage, self.index().of(table), tables.FINDINGS[table])
         if table == "skipped":
             return pa.concat_tables(
                 [tables.SKIPPED.empty_table(), *(self.run(name).skipped_rows() for name in self.runs)]

@@ -13,7 +13,7 @@ from vlmlake.errors import DamagedError
 from vlmlake.store_schema import paths
 from vlmlake.store_schema.arrays import shard_file
 from vlmlake.store_schema.commits import BATCH_FILE
-from vlmlake.store_schema.index import NAME, is_result
+from vlmlake.store_schema.index import NAME, is_finding
 from vlmlake.store_schema.local_disk import WRITING
 from vlmlake.store_schema.metadata import DOCUMENT
 from vlmlake.store_schema.run_record import RunRecord, read_record
@@ -51,7 +51,7 @@ def sort_files(storage: Storage, files: Iterable[str]) -> tuple[Group, ...]:
             groups.append(Group("temporary", (path,)))
         elif parts[0] == paths.RUNS and len(parts) > 2 and NAME.fullmatch(parts[1]):
             runs[parts[1]].append(path)
-        elif path not in (paths.LAKE, paths.INDEX) and not is_result(path):
+        elif path not in (paths.LAKE, paths.INDEX) and not is_finding(path):
             groups.append(Group("unknown", (path,)))
     for run, inside in runs.items():
         groups += _of_run(storage, run, inside)

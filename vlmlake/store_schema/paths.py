@@ -4,9 +4,8 @@ from __future__ import annotations
 
 LAKE = "lake.json"
 INDEX = "index.json"
-"""Names of the finished runs and of the results, for readers that cannot list folders."""
+"""Names of the finished runs and of the findings, for readers that cannot list folders."""
 RUNS = "runs"
-RESULTS = "results"
 
 
 def run_record(run: str) -> str:
@@ -49,6 +48,6 @@ def workers(run: str) -> str:
     return f"{RUNS}/{run}/workers"
 
 
-def results(analysis: str, run: str, rule: str) -> str:
-    """What one analysis found in one run under one label rule."""
-    return f"{RESULTS}/{analysis}/{run}/{rule}.parquet"
+def finding(table: str, analysis: str, run: str, key: str) -> str:
+    """What one analysis found in one run, for one of tables.FINDINGS. key: what tells its settings from others."""
+    return f"{table}/{analysis}/{run}/{key}.parquet"

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+import dask
+import dask.array as da
 import numpy as np
 import polars as pl
 import pyarrow as pa
@@ -37,6 +41,7 @@ EXAMPLE_COORDINATES = (
     "prefix_tokens",
     "suffix_tokens",
     "answer_tokens",
+    "row",
 )
 """Columns of the tables that travel with the Dataset along `example`."""
 
@@ -56,6 +61,15 @@ class Run:
     def batches_done(self) -> int:
         """How many of `record.extents.batches` are visible."""
         return len(visible(self.storage, self.record))
+
+    def content(self) -> str:
+        """A digest of what is visible: the same content, the same digest."""
+        digest = hashlib.sha256()
+        for number, commit in sorted(visible(self.storage, self.record).items()):
+            shards = {name: facts.crc32 for name, facts in sorted(commit.shards.items())}
+            rows = commit.rows.select(["example", "answer", "gold", "row"]).to_pylist()
+            digest.update(json.dumps([self.name, number, shards, rows], sort_keys=True).encode())
+        return digest.hexdigest()
 
     def rows(self) -> pa.Table:
         """The visible rows of tables.BATCH, in the order of the batches."""
@@ -93,8 +107,7 @@ class Run:
     @cached_property
     def vocabulary(self) -> tuple[str, ...]:
         """The text of every token id."""
-        words = tables.read(self.storage, [paths.vocabulary(self.name)], tables.VOCABULARY)
-        return tuple(words["text"].to_pylist())
+        return tuple(_vocabulary(self.storage, self.name))
 
     def dataset(self, raw: bool = False) -> xr.Dataset:
         """The visible examples as a lazy Dataset over Dask; nothing but the tables is read now.
@@ -102,10 +115,12 @@ class Run:
         Dimensions carry labels: `example` (its id), `layer` (`embed`, `block_0`, ...), `position` (`prompt_last`,
         `answer_0`, ...), `prefix` (a number; the coordinate `prefix_of` of an example says which one it continues).
         Floats are float32 unless `raw`, then as stored; NaN (-1 for integers) marks padding. The Dataset can be sent to
-        other processes, which read for themselves.
+        other processes, which read for themselves. The coordinate `token_text` has the text of every token id; where
+        answers were drawn, `sampled_answer` [example, sample] has them.
         """
         commits = visible(self.storage, self.record)
-        examples = _examples(_rows_of(commits))
+        batches = _rows_of(commits)
+        examples = _examples(batches)
         prefixes = np.unique(examples["prefix"].to_numpy())
         rows = {"example": examples["row"].to_numpy(), "prefix": prefixes}
         arrays = {}
@@ -122,10 +137,24 @@ class Run:
                 "prefix_of": ("example", examples["prefix"].to_numpy()),
                 "layer": ("layer", list(self.record.layers)),
                 "position": ("position", list(self.record.positions)),
+                "token_text": ("vocab", self._token_texts()),
                 **columns,
+                **_sampled_answers(batches, examples),
             },
-            attrs={"run": self.name, "model": self.record.model, "lake": self.storage.url},
+            attrs={
+                "run": self.name,
+                "model": self.record.model,
+                "family": self.record.identity.get("model", {}).get("type", ""),
+                "final_norm_epsilon": self.record.final_norm.get("epsilon"),
+                "lake": self.storage.url,
+            },
         )
+
+    def _token_texts(self) -> da.Array:
+        """[vocab], of strings, read when asked for."""
+        texts = dask.delayed(_vocabulary)(self.storage, self.name)  # type: ignore[attr-defined]
+        lazy: da.Array = da.from_delayed(texts, (self.record.extents.vocab,), dtype=object)  # type: ignore[no-untyped-call]
+        return lazy
 
     def tokens(self, example: str) -> pl.DataFrame:
         """Every token of one example, prefix first: position, id, text, role, image_row, image_column.
@@ -166,6 +195,23 @@ class Run:
             else sum(commit.shards[spec.name].bytes for commit in commits)
             for spec in self.record.specs
         }
+
+
+def _vocabulary(storage: Storage, run: str) -> np.ndarray:
+    words = tables.read(storage, [paths.vocabulary(run)], tables.VOCABULARY)
+    return np.array(words["text"].to_pylist(), dtype=object)
+
+
+def _sampled_answers(batches: pa.Table, examples: pl.DataFrame) -> dict[str, Any]:
+    """The coordinate `sampled_answer`, None where an example has fewer draws than another; nothing without draws."""
+    drawn = tables.sample_rows(tables.frame(batches))
+    if drawn.is_empty():
+        return {}
+    answers = np.full((examples.height, drawn["sample"].max() + 1), None, dtype=object)
+    rows = dict(zip(examples["example"], range(examples.height), strict=True))
+    for example, number, answer in drawn.select("example", "sample", "answer").iter_rows():
+        answers[rows[example], number] = answer
+    return {"sampled_answer": (("example", "sample"), answers)}
 
 
 def _rows_of(commits: Mapping[int, Commit]) -> pa.Table:

@@ -103,14 +103,19 @@ RESULTS = pa.schema(
         ("dataset", pa.string()),
         ("split", pa.string()),
         ("rule", pa.string()),
+        ("where", pa.string()),
         ("metric", pa.string()),
-        ("layer", pa.string()),
         ("position", pa.string()),
+        ("layer", pa.string()),
+        ("head", pa.int32()),
+        ("at", pa.float64()),
         ("statistic", pa.string()),
         ("value", pa.float64()),
         ("low", pa.float64()),
         ("high", pa.float64()),
+        ("interval", pa.string()),
         ("p_value", pa.float64()),
+        ("p_holm", pa.float64()),
         ("n", pa.int64()),
         ("n_items", pa.int64()),
         ("n_images", pa.int64()),
@@ -119,8 +124,46 @@ RESULTS = pa.schema(
         ("code", pa.string()),
     ]
 )
-"""One row per statistic of an analysis. low and high bound its 95 % interval; n counts examples, n_items distinct
-(image, question) pairs, n_images distinct images; base_rate is the share of right answers; code names its code."""
+"""One row per statistic of an analysis. where: the condition on examples, null for all; at: the place on a curve (a
+coverage, a number of neurons). low and high bound the 95 % interval that `interval` names; p_holm is the p-value after
+Holm over the table's rows of that split; n counts examples, n_items distinct (image, question) pairs, n_images distinct
+images; base_rate is the share of right answers; code names its code."""
+
+METRICS = pa.schema(
+    [
+        *KEYS,
+        ("analysis", pa.string()),
+        ("rule", pa.string()),
+        ("where", pa.string()),
+        ("metric", pa.string()),
+        ("position", pa.string()),
+        ("layer", pa.string()),
+        ("value", pa.float64()),
+    ]
+)
+"""One row per example and number that an analysis found of it. rule: null where the number hangs on no label."""
+
+LABELS = pa.schema([*KEYS, ("rule", pa.string()), ("label", pa.string()), ("score", pa.float64())])
+"""One row per example and label rule: `right`, `wrong` or `unparsed`, and the score between 0 and 1 (null if unparsed)."""
+
+RANKINGS = pa.schema(
+    [
+        ("run", pa.string()),
+        ("rule", pa.string()),
+        ("where", pa.string()),
+        ("ranking", pa.string()),
+        ("site", pa.string()),
+        ("layer", pa.string()),
+        ("neuron", pa.int32()),
+        ("rank", pa.int32()),
+        ("score", pa.float64()),
+    ]
+)
+"""One row per ranking and neuron, a coordinate of a site: `resid` is the residual stream after the layer's block,
+`mlp_out` and `attn_out` what its halves wrote. rank counts from 1."""
+
+FINDINGS = {"results": RESULTS, "metrics": METRICS, "labels": LABELS, "rankings": RANKINGS}
+"""The tables that analyses write."""
 
 
 def to_parquet(

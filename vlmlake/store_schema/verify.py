@@ -11,7 +11,7 @@ from vlmlake.errors import DamagedError, VlmlakeError
 from vlmlake.store_schema import paths
 from vlmlake.store_schema.batch_list import read_batch_list
 from vlmlake.store_schema.check_rows import check_rows
-from vlmlake.store_schema.check_run import check_index, check_results, check_run
+from vlmlake.store_schema.check_run import check_findings, check_index, check_run
 from vlmlake.store_schema.check_shard import ReadShard, read_shard
 from vlmlake.store_schema.check_values import Batch, check_largest, check_values
 from vlmlake.store_schema.commit import Commit
@@ -51,8 +51,8 @@ def verify(lake: Lake, run: str | None = None, report: Report = _silently) -> li
     except DamagedError as error:
         return [Verdict(None, problems=(Problem(None, None, None, str(error)),))]
     verdicts = [_verify_named(lake.storage, name, report) for name in index.runs]
-    orphans = [path for path in index.results if path.split("/")[2] not in index.runs]
-    shared = [*check_index(lake.storage), *check_results(lake.storage, orphans)]
+    orphans = [path for path in index.findings if path.split("/")[2] not in index.runs]
+    shared = [*check_index(lake.storage), *check_findings(lake.storage, orphans)]
     return [*verdicts, Verdict(None, problems=tuple(shared))]
 
 
@@ -120,8 +120,8 @@ class _RunCheck:
         self.problems += problems
         try:
             index = listed_index(self.storage) if self.storage.listable else written_index(self.storage)
-            own = [path for path in index.results if path.split("/")[2] == self.record.name]
-            self.problems += check_results(self.storage, own)
+            own = [path for path in index.findings if path.split("/")[2] == self.record.name]
+            self.problems += check_findings(self.storage, own)
         except DamagedError as error:
             self.note(None, None, str(error))
 

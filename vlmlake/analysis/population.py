@@ -1,28 +1,32 @@
-"""The examples that a statistic is computed on, and the passport that every row of a result table carries."""
+"""The labelled examples that a statistic is computed on, and the passport that every row of a result table carries."""
 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, fields, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import xarray as xr
 
-from vlmlake.analysis.labels import DEFAULT_RULE, correctness
-from vlmlake.analysis.statistics import Estimate
+from vlmlake.analysis.rules import DEFAULT_RULE, correctness
+from vlmlake.analysis.statistics.estimate import Estimate
 from vlmlake.errors import VlmlakeError
 
 ALL_SPLITS = "all"
 
 
 @dataclass(frozen=True)
-class Sample:
+class Population:
     """Labelled examples of one run: every (image, question) pair once, unparsed answers left out.
 
-    data: the run's Dataset, these examples only. correct: [n] of 0 and 1. images: [n], the content hash of each image.
+    data: the coordinates of the run's Dataset, these examples only. places: [n], where they are on the Dataset's axis
+    `example`: what was computed of all its examples is theirs by `values[places]`. correct: [n] of 0 and 1. images: [n],
+    the content hash of each image.
     """
 
     data: xr.Dataset
+    places: np.ndarray
     dataset: str
     split: str
     rule: str
@@ -33,22 +37,40 @@ class Sample:
     def __len__(self) -> int:
         return len(self.correct)
 
-    def where(self, keep: np.ndarray, why: str) -> Sample:
+    @property
+    def ids(self) -> np.ndarray:
+        """[n], the examples' ids."""
+        ids: np.ndarray = self.data["example"].values
+        return ids
+
+    def where(self, keep: np.ndarray, why: str) -> Population:
         """The examples for which `keep` is true; `why` the others are left out goes into the note."""
         if keep.all():
             return self
         return replace(
             self,
             data=self.data.isel(example=np.flatnonzero(keep)),
+            places=self.places[keep],
             correct=self.correct[keep],
             images=self.images[keep],
             note=joined(self.note, f"{int((~keep).sum())} {why}"),
         )
 
+    @cached_property
+    def _counts(self) -> dict[str, Any]:
+        return {
+            "n": len(self),
+            "n_items": len(set(zip(self.images, self.data["question"].values, strict=True))),
+            "n_images": len(set(self.images)),
+            "base_rate": float(self.correct.mean()),
+        }
+
     def row(
         self, metric: str, statistic: str, estimate: Estimate | None, note: str | None = None, **more: Any
     ) -> dict[str, Any]:
-        """One row of tables.RESULTS, without a value where there is no estimate; `more` may give layer and position."""
+        """One row for result_table, without a value where there is no estimate; `more` may give position, layer, head
+        and at.
+        """
         return {
             "run": self.data.attrs["run"],
             "dataset": self.dataset,
@@ -57,10 +79,7 @@ class Sample:
             "metric": metric,
             "statistic": statistic,
             **(asdict(estimate) if estimate else dict.fromkeys(field.name for field in fields(Estimate))),
-            "n": len(self),
-            "n_items": len(set(zip(self.images, self.data["question"].values, strict=True))),
-            "n_images": len(set(self.images)),
-            "base_rate": float(self.correct.mean()),
+            **self._counts,
             "note": joined(self.note, note),
             **more,
         }
@@ -70,7 +89,7 @@ class Sample:
         return self.row(metric, statistic, None, note=str(error), **more)
 
 
-def sample(data: xr.Dataset, split: str = ALL_SPLITS, rule: str = DEFAULT_RULE) -> Sample:
+def population(data: xr.Dataset, split: str = ALL_SPLITS, rule: str = DEFAULT_RULE) -> Population:
     """The labelled examples of one split, or of all: a pair that several splits ask is then counted once.
 
     Raises VlmlakeError if nothing is left.
@@ -88,9 +107,11 @@ def sample(data: xr.Dataset, split: str = ALL_SPLITS, rule: str = DEFAULT_RULE) 
     if not parsed.any():
         raise VlmlakeError(f"run {data.attrs['run']} has no labelled examples of split {split} under the rule {rule}")
     left_out = int((~parsed).sum())
-    used = data.isel(example=rows[parsed])
-    return Sample(
+    places = rows[parsed]
+    used = data.drop_vars(list(data.data_vars)).isel(example=places)
+    return Population(
         data=used,
+        places=places,
         dataset="+".join(sorted(set(used["dataset"].values))),
         split=split,
         rule=rule,
@@ -100,16 +121,6 @@ def sample(data: xr.Dataset, split: str = ALL_SPLITS, rule: str = DEFAULT_RULE) 
             f"{left_out} unparsed" if left_out else None,
             f"{without_gold} without a gold answer" if without_gold else None,
         ),
-    )
-
-
-def kept_array(data: xr.Dataset, *names: str) -> str:
-    """The first of these arrays that the run keeps. Raises VlmlakeError if its plan kept none of them."""
-    for name in names:
-        if name in data:
-            return name
-    raise VlmlakeError(
-        f"run {data.attrs['run']} keeps no {' and no '.join(names)}: run `vlmlake extract` with a plan that has it"
     )
 
 

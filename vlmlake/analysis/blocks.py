@@ -1,0 +1,89 @@
+"""Tasks over blocks of stored arrays, run by whichever Dask scheduler is in force: threads here, or a cluster's workers."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any
+
+import dask
+import dask.array as da
+import numpy as np
+import xarray as xr
+from dask.callbacks import Callback
+from dask.delayed import Delayed
+
+Watcher = Callable[[int, int], None]
+"""Is told how many of how many tasks are done."""
+
+_watcher: ContextVar[Watcher | None] = ContextVar("watcher", default=None)
+
+
+@contextmanager
+def watching(watcher: Watcher) -> Iterator[None]:
+    """Tell a watcher of the tasks that run inside."""
+    token = _watcher.set(watcher)
+    try:
+        yield
+    finally:
+        _watcher.reset(token)
+
+
+def computed(tasks: Sequence[Delayed]) -> list[Any]:
+    """What the tasks return, in their order. What several of them share is computed once."""
+    watcher, client = _watcher.get(), _client()
+    if client is None:
+        with _Counting(watcher) if watcher else Callback():  # type: ignore[no-untyped-call]
+            return list(dask.compute(*tasks))  # type: ignore[attr-defined]
+    from distributed import as_completed
+
+    futures = client.compute(list(tasks))
+    for done, _ in enumerate(as_completed(futures), 1):
+        if watcher:
+            watcher(done, len(futures))
+    return list(client.gather(futures))
+
+
+def once_per_row(data: xr.Dataset) -> tuple[xr.Dataset, np.ndarray]:
+    """The examples of a Dataset that stand for its distinct rows, and for every example the place of its own.
+
+    Equal (image, question) pairs of several splits are one row of the arrays: what is computed of rows is computed once.
+    Returns the selected Dataset, rows ascending, and [n], int.
+    """
+    _, first, place = np.unique(data["row"].values, return_index=True, return_inverse=True)
+    return data.isel(example=first), place
+
+
+def example_pieces(array: xr.DataArray) -> list[tuple[slice, xr.DataArray]]:
+    """Pieces of an array along `example`, each with its place on that axis, cut as the store lays them out."""
+    if not isinstance(array.data, da.Array):
+        array = array.chunk({"example": 256})
+    sizes = dict(zip(array.dims, array.data.chunks, strict=True))["example"]
+    ends = np.cumsum(sizes)
+    places = [slice(int(end - size), int(end)) for end, size in zip(ends, sizes, strict=True)]
+    return [(place, array.isel(example=place)) for place in places]
+
+
+class _Counting(Callback):  # type: ignore[misc]
+    def __init__(self, watcher: Watcher) -> None:
+        super().__init__(posttask=self._count)
+        self.watcher = watcher
+
+    def _count(self, key: object, result: object, dsk: object, state: Any, worker: object) -> None:
+        self.watcher(
+            len(state["finished"]), sum(len(state[part]) for part in ("ready", "waiting", "running", "finished"))
+        )
+
+
+def _client() -> Any:
+    """The cluster's client that Dask works with now, if there is one."""
+    if "distributed" not in sys.modules:
+        return None
+    from distributed import default_client
+
+    try:
+        return default_client()
+    except ValueError:
+        return None

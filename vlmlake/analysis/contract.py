@@ -1,0 +1,64 @@
+"""What an analysis says of itself: the arrays it reads, its parameters, the analyses whose numbers it builds on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import xarray as xr
+
+from vlmlake.analysis.result import Result
+from vlmlake.errors import VlmlakeError
+from vlmlake.store_schema.run import Run
+
+Source = xr.Dataset | Run
+"""What analyses are asked of: a run, or its Dataset, whole or any selection of its examples."""
+
+
+@dataclass(frozen=True)
+class NoParameters:
+    """Of an analysis that has none."""
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """One analysis by name.
+
+    compute: called as compute(data, rule=, seed=, parameters=), and with metrics= where `after` names analyses: their
+    per-example numbers, a Dataset as Result.examples. reads: the arrays it needs, as alternatives in order of
+    preference ("attention|readout_attention"). takes: arrays that it uses where they are there. labelled: whether its
+    per-example numbers hang on the label rule, the seed or the other examples. parameters: a frozen dataclass, its
+    defaults.
+    """
+
+    name: str
+    title: str
+    compute: Callable[..., Result]
+    reads: tuple[str, ...] = ()
+    takes: tuple[str, ...] = ()
+    after: tuple[str, ...] = ()
+    labelled: bool = False
+    parameters: Any = field(default_factory=NoParameters)
+
+    def __call__(self, data: xr.Dataset, rule: str, seed: int, parameters: Any, metrics: xr.Dataset | None) -> Result:
+        """Raises VlmlakeError if the run keeps none of the arrays that are needed, or if the analysis refuses it."""
+        for alternatives in self.reads:
+            kept_array(data, *alternatives.split("|"))
+        more = {"metrics": metrics} if self.after else {}
+        return self.compute(data, rule=rule, seed=seed, parameters=parameters, **more)
+
+
+def dataset_of(source: Source) -> xr.Dataset:
+    """The Dataset of a run, or the one given."""
+    return source.dataset() if isinstance(source, Run) else source
+
+
+def kept_array(data: xr.Dataset, *names: str) -> str:
+    """The first of these arrays that the run keeps. Raises VlmlakeError if its plan kept none of them."""
+    for name in names:
+        if name in data:
+            return name
+    raise VlmlakeError(
+        f"run {data.attrs['run']} keeps no {' and no '.join(names)}: run `vlmlake extract` with a plan that has it"
+    )

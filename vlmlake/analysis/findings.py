@@ -1,0 +1,144 @@
+"""What analyses found in a run, as it is kept in the lake: written once, found again while nothing has changed."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import polars as pl
+import xarray as xr
+
+from vlmlake.analysis.result import Result
+from vlmlake.store_schema import paths, tables
+from vlmlake.store_schema.storage import Storage
+
+ANY_RULE = "any"
+INPUTS = "vlmlake-inputs"
+"""Key of the digest, in the footer of a results table, of everything that decided its content."""
+
+
+@dataclass(frozen=True)
+class Shelf:
+    """Where the findings of one analysis of one run lie, under one rule and one condition.
+
+    labelled: whether the numbers of each example belong to the rule. where: an SQL condition on examples, or none.
+    """
+
+    storage: Storage
+    analysis: str
+    run: str
+    rule: str
+    where: str | None
+    labelled: bool
+
+    def beside(self, analysis: str, labelled: bool) -> Shelf:
+        """That of another analysis under the same rule and condition."""
+        return replace(self, analysis=analysis, labelled=labelled)
+
+    def path(self, table: str) -> str:
+        """Of one of tables.FINDINGS."""
+        rule = self.rule if self.labelled or table != "metrics" else ANY_RULE
+        condition = f"-{hashlib.sha256(self.where.encode()).hexdigest()[:8]}" if self.where else ""
+        return paths.finding(table, self.analysis, self.run, f"{rule}{condition}")
+
+    def inputs(self) -> str | None:
+        """The digest of what decided the results that are there; none where there are none."""
+        path = self.path("results")
+        if not self.storage.exists(path):
+            return None
+        return tables.decode(self.storage.read(path), tables.RESULTS, path)[1].get(INPUTS)
+
+    def results(self) -> pl.DataFrame:
+        """The rows of tables.RESULTS that are there."""
+        return tables.frame(tables.read(self.storage, [self.path("results")], tables.RESULTS))
+
+    def metrics(self) -> xr.Dataset:
+        """The numbers of each example that are there, as Result.examples."""
+        path = self.path("metrics")
+        there = [path] if self.storage.exists(path) else []
+        return examples_of(tables.frame(tables.read(self.storage, there, tables.METRICS)))
+
+    def write(self, found: Result, notes: Sequence[str | None], code: str, inputs: str) -> None:
+        """Put the findings in place of those that are there; the results last, with their digest."""
+        rows = {
+            "metrics": metric_rows(found.examples).with_columns(
+                run=pl.lit(self.run), analysis=pl.lit(self.analysis), rule=pl.lit(self.rule if self.labelled else None)
+            ),
+            "labels": found.labels,
+            "rankings": found.rankings,
+        }
+        for table, frame in rows.items():
+            path = self.path(table)
+            if frame.height or self.storage.exists(path):
+                self.storage.write(path, self._encoded(table, frame))
+        note = pl.concat_str(
+            pl.col("note"), *(pl.lit(note) for note in notes if note), separator="; ", ignore_nulls=True
+        )
+        results = found.table.with_columns(
+            analysis=pl.lit(self.analysis), code=pl.lit(code), note=pl.when(note != "").then(note)
+        )
+        self.storage.write(self.path("results"), self._encoded("results", results, inputs))
+
+    def _encoded(self, table: str, frame: pl.DataFrame, inputs: str | None = None) -> bytes:
+        schema = tables.FINDINGS[table]
+        if "where" in schema.names:
+            frame = frame.with_columns(where=pl.lit(self.where, pl.String))
+        arrow = frame.select(schema.names).to_arrow().cast(schema)
+        return tables.encode(arrow, {INPUTS: inputs} if inputs else None)
+
+
+def metric_rows(examples: xr.Dataset) -> pl.DataFrame:
+    """Long form of per-example numbers: example, metric, position, layer, value; a NaN has no row."""
+    parts = []
+    for name, values in examples.data_vars.items():
+        labels = [values[dimension].values for dimension in values.dims]
+        places = np.nonzero(np.isfinite(values.values))
+        columns = {str(dim): label[place] for dim, label, place in zip(values.dims, labels, places, strict=True)}
+        parts.append(
+            pl.DataFrame(
+                {
+                    "example": columns["example"].astype(str),
+                    "metric": pl.Series([str(name)])
+                    .extend_constant(str(name), max(0, len(places[0]) - 1))
+                    .head(len(places[0])),
+                    "position": _texts(columns.get("position"), len(places[0])),
+                    "layer": _texts(columns.get("layer"), len(places[0])),
+                    "value": values.values[places].astype(np.float64),
+                }
+            )
+        )
+    empty = tables.frame(tables.METRICS.empty_table()).select("example", "metric", "position", "layer", "value")
+    return pl.concat([empty, *parts])
+
+
+def examples_of(rows: pl.DataFrame) -> xr.Dataset:
+    """The inverse of metric_rows, out of rows of tables.METRICS: one variable per metric."""
+    variables = {}
+    ids = rows["example"].unique(maintain_order=True).to_numpy()
+    for (metric,), part in rows.group_by("metric", maintain_order=True):
+        dimensions = ["example", *(name for name in ("position", "layer") if part[name].null_count() < part.height)]
+        labels = [
+            ids if name == "example" else part[name].unique(maintain_order=True).to_numpy() for name in dimensions
+        ]
+        values = np.full([len(label) for label in labels], np.nan)
+        places = tuple(_places(part[name], label) for name, label in zip(dimensions, labels, strict=True))
+        values[places] = part["value"].to_numpy()
+        variables[metric] = xr.DataArray(values, dict(zip(dimensions, labels, strict=True)), dimensions)
+    return xr.merge([variables], join="outer") if variables else xr.Dataset()
+
+
+def _texts(labels: np.ndarray | None, length: int) -> pl.Series:
+    return (
+        pl.Series([None] * length, dtype=pl.String)
+        if labels is None
+        else pl.Series(labels.astype(str).tolist(), dtype=pl.String)
+    )
+
+
+def _places(column: pl.Series, labels: np.ndarray) -> np.ndarray:
+    order = pl.DataFrame({"label": pl.Series(labels.tolist(), dtype=pl.String), "place": np.arange(len(labels))})
+    found = pl.DataFrame({"label": column}).join(order, on="label", how="left", maintain_order="left")
+    places: np.ndarray = found["place"].to_numpy()
+    return places

@@ -1,0 +1,108 @@
+"""What every analysis returns: a table of statistics, what it found of each example, and how to look at it."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import polars as pl
+import xarray as xr
+
+from vlmlake.analysis.statistics.multiple import holm
+from vlmlake.errors import VlmlakeError
+from vlmlake.store_schema import tables
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+SHOWN_COLUMNS = ("split", "position", "layer", "head", "at")
+"""What tells the rows of one metric and statistic apart: the dimensions of `Result.to_xarray`."""
+
+Row = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Result(ABC):
+    """The findings of one analysis in one run; each analysis has a subclass that knows how to plot them.
+
+    table: rows of tables.RESULTS, without `analysis`, `where` and `code`, which are `analyze`'s to say. examples: a
+    number for every example that was asked about: variables over `example`, and `position` or `layer` where it has
+    them, float64, NaN where there is none. rankings: rows of tables.RANKINGS without `where`. labels: rows of
+    tables.LABELS.
+    """
+
+    table: pl.DataFrame
+    examples: xr.Dataset = field(default_factory=xr.Dataset)
+    rankings: pl.DataFrame = field(default_factory=lambda: tables.frame(tables.RANKINGS.empty_table()))
+    labels: pl.DataFrame = field(default_factory=lambda: tables.frame(tables.LABELS.empty_table()))
+
+    def to_xarray(self) -> xr.Dataset:
+        """Table and per-example numbers as one Dataset.
+
+        Of each metric's statistic a variable `<metric>_<statistic>` over `bound` (value, low, high) and those of
+        SHOWN_COLUMNS that tell its rows apart; then the variables of `examples`, under their own names.
+        """
+        statistics = {}
+        for (metric, statistic), rows in self.table.group_by("metric", "statistic", maintain_order=True):
+            statistics[f"{metric}_{statistic}"] = _labelled(rows)
+        shared = set(statistics) & set(self.examples.data_vars)
+        assert not shared, shared
+        return xr.merge([statistics, self.examples], join="outer", compat="no_conflicts", combine_attrs="drop")
+
+    @abstractmethod
+    def plot(self, ax: Axes | None = None) -> Axes:
+        """Draw the main finding with its 95 % interval; on new axes unless some are given (extra `plot`)."""
+
+    def rows(self, **wanted: Any) -> pl.DataFrame:
+        """The rows of the table that have these values in these columns."""
+        return self.table.filter(*(pl.col(name) == value for name, value in wanted.items()))
+
+    def row(self, **wanted: Any) -> dict[str, Any]:
+        """The one row that fits. Raises VlmlakeError if none or several do."""
+        found = self.rows(**wanted)
+        if found.height != 1:
+            raise VlmlakeError(f"{found.height} rows fit {wanted}, expected one")
+        return found.row(0, named=True)
+
+
+def result_table(rows: Sequence[Row]) -> pl.DataFrame:
+    """Rows of Population.row as a table, with the p-values of each split corrected together by Holm's method.
+
+    Columns are those of tables.RESULTS but `analysis`, `where` and `code`.
+    """
+    empty = tables.frame(tables.RESULTS.empty_table()).drop("analysis", "where", "code", "p_holm")
+    frame = pl.DataFrame(list(rows), schema=empty.schema, strict=False)
+    corrected = np.full(frame.height, np.nan)
+    told = frame["p_value"].is_not_null().to_numpy()
+    for split in frame["split"].unique():
+        family = told & (frame["split"] == split).to_numpy()
+        corrected[family] = holm(frame["p_value"].to_numpy()[family])
+    return frame.with_columns(pl.Series("p_holm", corrected).fill_nan(None))
+
+
+def _labelled(rows: pl.DataFrame) -> xr.DataArray:
+    """Values and bounds of rows over the columns that tell them apart."""
+    dimensions = [name for name in SHOWN_COLUMNS if rows[name].null_count() < rows.height]
+    labels = {name: rows[name].drop_nulls().unique(maintain_order=True).to_list() for name in dimensions}
+    shape = [len(labels[name]) for name in dimensions]
+    values = np.full((3, *shape), np.nan)
+    for row in rows.drop_nulls(dimensions).iter_rows(named=True):
+        place = tuple(labels[name].index(row[name]) for name in dimensions)
+        values[(slice(None), *place)] = [
+            np.nan if row[name] is None else row[name] for name in ("value", "low", "high")
+        ]
+    return xr.DataArray(values, {"bound": ["value", "low", "high"], **labels}, ("bound", *dimensions))
+
+
+def new_axes(ax: Axes | None) -> Axes:
+    """The axes given, else new ones. Raises VlmlakeError where matplotlib is not installed."""
+    if ax is not None:
+        return ax
+    try:
+        from matplotlib.figure import Figure
+    except ModuleNotFoundError as error:
+        raise VlmlakeError("matplotlib is missing: plots need the extra `plot`, as in pip install '.[plot]'") from error
+    return Figure(layout="constrained").subplots()

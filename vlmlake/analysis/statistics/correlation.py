@@ -1,0 +1,71 @@
+"""Correlation of a metric with correctness, or with another metric."""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy import stats
+
+from vlmlake.analysis.statistics.estimate import (
+    CONFIDENCE,
+    Estimate,
+    require_groups,
+    require_two_classes,
+    require_varying,
+)
+from vlmlake.errors import VlmlakeError
+
+FISHER = "Fisher z"
+GROUPED = "Fisher z, images as groups"
+
+
+def fisher_interval(correlation: float, n: int, confidence: float = CONFIDENCE) -> tuple[float, float]:
+    """Interval of a correlation of n independent pairs by Fisher's z transform (Fisher 1921): tanh(atanh r +- z /
+    sqrt(n - 3)).
+
+    Raises VlmlakeError for fewer than four pairs.
+    """
+    if n < 4:
+        raise VlmlakeError(f"a correlation's interval needs at least 4 examples, got {n}")
+    half = stats.norm.ppf(0.5 + confidence / 2) / np.sqrt(n - 3)
+    centre = np.arctanh(np.clip(correlation, -1 + 1e-15, 1 - 1e-15))
+    return float(np.tanh(centre - half)), float(np.tanh(centre + half))
+
+
+def point_biserial(values: np.ndarray, correct: np.ndarray, images: np.ndarray, name: str) -> Estimate:
+    """Pearson's correlation of a metric with correctness.
+
+    values, correct: [n], correct of 0 and 1. images: [n], the image of each example. name: of the metric, for the error.
+    Interval and p-value as in `pearson`.
+
+    Raises VlmlakeError if the metric is constant, correctness has one class only, or there are fewer than four examples
+    or two images.
+    """
+    require_two_classes(correct)
+    return pearson(values, correct, images, name)
+
+
+def pearson(values: np.ndarray, others: np.ndarray, images: np.ndarray, name: str) -> Estimate:
+    """Pearson's correlation with an interval on Fisher's z scale and the two-sided p-value that belongs to it.
+
+    Where every example has an image of its own: standard error 1 / sqrt(n - 3) and the t-test, as scipy.stats.pearsonr.
+    Where examples share images: the standard error of the sum over images of each example's influence (the delta method
+    over clusters; Binder 1983), Student's t with one degree of freedom less than there are images.
+
+    Raises VlmlakeError for a constant column, fewer than four examples or fewer than two images.
+    """
+    require_varying(values, name)
+    require_varying(others, f"what {name} is compared with")
+    require_groups(images)
+    groups, group = np.unique(images, return_inverse=True)
+    n = len(values)
+    found = stats.pearsonr(values, others)
+    r = float(found.statistic)
+    if len(groups) == n:
+        return Estimate(r, *fisher_interval(r, n), FISHER, float(found.pvalue))
+    x, y = stats.zscore(np.asarray(values, np.float64)), stats.zscore(np.asarray(others, np.float64))
+    influence = np.bincount(group, x * y - r / 2 * (x**2 + y**2)) / n
+    error = np.sqrt(len(groups) / (len(groups) - 1) * (influence**2).sum()) / max(1 - r**2, 1e-15)
+    centre = np.arctanh(np.clip(r, -1 + 1e-15, 1 - 1e-15))
+    half = stats.t.ppf(0.5 + CONFIDENCE / 2, len(groups) - 1) * error
+    p_value = 2 * stats.t.sf(abs(centre) / error, len(groups) - 1) if error > 0 else 0.0
+    return Estimate(r, float(np.tanh(centre - half)), float(np.tanh(centre + half)), GROUPED, float(p_value))

@@ -1,0 +1,60 @@
+"""The ROC curve's area."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from vlmlake.analysis.statistics.bootstrap import bootstrapped
+from vlmlake.analysis.statistics.estimate import Estimate, require_two_classes
+from vlmlake.errors import VlmlakeError
+
+
+def auroc(
+    scores: np.ndarray, correct: np.ndarray, images: np.ndarray, seed: int, strata: np.ndarray | None = None
+) -> Estimate:
+    """Area under the ROC curve, ties counted half, with a bootstrap percentile interval that resamples images.
+
+    scores: [n], higher means more likely right. correct: [n] of 0 and 1. images: [n], the cluster of each example.
+    strata: [n], for scores out of fold the number of the fold: only pairs of one stratum are compared, since scores of
+    two models have no common zero. (Pooled, pure noise scores below one half: a fold with fewer right answers was
+    trained on more of them.)
+
+    Raises VlmlakeError if there is one class only, or no stratum that holds both.
+    """
+    require_two_classes(correct)
+    if np.isnan(weighted_auroc(scores, correct, np.ones((1, len(scores))), strata)[0]):
+        raise VlmlakeError("no fold holds right and wrong answers together: too few of one of them")
+    return bootstrapped(lambda weights: weighted_auroc(scores, correct, weights, strata), images, seed)
+
+
+def weighted_auroc(
+    scores: np.ndarray, correct: np.ndarray, weights: np.ndarray, strata: np.ndarray | None = None
+) -> np.ndarray:
+    """AUROC of the same n scores under many weightings at once, NaN where one weighting leaves no pair to compare.
+
+    scores, correct: [n]. weights: [resamples, n], for instance how often a bootstrap drew each example. strata: [n],
+    only pairs of one stratum count; one stratum by default. Returns [resamples], float64.
+    """
+    won, pairs = np.zeros(len(weights)), np.zeros(len(weights))
+    strata = np.zeros(len(scores)) if strata is None else strata
+    for stratum in np.unique(strata):
+        chosen = strata == stratum
+        for total, part in zip(
+            (won, pairs), _won_pairs(scores[chosen], correct[chosen], weights[:, chosen]), strict=True
+        ):
+            total += part
+    areas: np.ndarray = np.divide(won, pairs, out=np.full(len(won), np.nan), where=pairs > 0)
+    return areas
+
+
+def _won_pairs(scores: np.ndarray, correct: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Per weighting: weight of the (right, wrong) pairs in which the right one scores higher, and of all pairs."""
+    order = np.argsort(scores, kind="stable")
+    ordered = scores[order]
+    starts = np.flatnonzero(np.concatenate([[True], ordered[1:] != ordered[:-1]]))
+    right = correct[order].astype(bool)
+    ordered_weights = weights[:, order].astype(np.float64)
+    positive = np.add.reduceat(ordered_weights * right, starts, axis=1)
+    negative = np.add.reduceat(ordered_weights * ~right, starts, axis=1)
+    below = np.cumsum(negative, axis=1) - negative
+    return (positive * (below + negative / 2)).sum(axis=1), positive.sum(axis=1) * negative.sum(axis=1)
