@@ -13,6 +13,7 @@ import typer
 
 from vlmlake import cli_options as options
 from vlmlake import cli_store
+from vlmlake.cli_analysis import analyze, study
 from vlmlake.cli_verify import verify
 from vlmlake.console.printable import printable
 from vlmlake.errors import VlmlakeError, without_credentials
@@ -168,31 +169,8 @@ def info(url: options.Url, storage_option: options.StorageOptions = None) -> Non
     print_info(terminal(), open_lake(url, options.storage_options(storage_option)))
 
 
-for _verb in (cli_store.status, cli_store.finish, cli_store.gc, cli_store.copy, verify):
+for _verb in (cli_store.status, cli_store.finish, cli_store.gc, cli_store.copy, verify, analyze, study):
     app.command()(_verb)
-
-
-@app.command()
-def analyze(
-    url: options.Url,
-    names: Annotated[list[str] | None, typer.Argument(help="Analyses to run; all by default.")] = None,
-    run: options.OneRun = None,
-    rule: Annotated[str, typer.Option(help="Label rule: pope_official, exact or yes_xor_no.")] = "pope_official",
-    seed: Annotated[int, typer.Option(min=0, help="Seed of folds and resamples.")] = 0,
-    storage_option: options.StorageOptions = None,
-) -> None:
-    """Compute accuracy, probes and spatial entropy from the store alone; results go into the lake.
-
-    Example: vlmlake analyze ./lake probes
-    """
-    from vlmlake.analysis import ANALYSES
-    from vlmlake.analysis.analyze import analyze as run_analyses
-    from vlmlake.console import print_results, terminal
-
-    settings = options.storage_options(storage_option)
-    found = run_analyses(url, tuple(names or ANALYSES), run=run, rule=rule, seed=seed, storage_options=settings)
-    print_results(terminal(), found.table)
-    found.raise_refusals()
 
 
 @app.command()
@@ -205,7 +183,7 @@ def sql(
     ] = False,
     storage_option: options.StorageOptions = None,
 ) -> None:
-    """Ask a lake in SQL. Tables: runs, examples, answers, samples, skipped, results.
+    """Ask a lake in SQL. Tables: runs, examples, answers, samples, skipped, results, metrics, labels, rankings.
 
     Example: vlmlake sql ./lake "select split, count(*) from examples group by split"
     """

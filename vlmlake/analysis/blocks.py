@@ -1,4 +1,4 @@
-"""Tasks over blocks of stored arrays, run by whichever Dask scheduler is in force: threads here, or a cluster's workers."""
+"""Tasks over blocks of stored arrays, run by the Dask scheduler in force: threads here, or a cluster's workers."""
 
 from __future__ import annotations
 
@@ -49,8 +49,8 @@ def computed(tasks: Sequence[Delayed]) -> list[Any]:
 def once_per_row(data: xr.Dataset) -> tuple[xr.Dataset, np.ndarray]:
     """The examples of a Dataset that stand for its distinct rows, and for every example the place of its own.
 
-    Equal (image, question) pairs of several splits are one row of the arrays: what is computed of rows is computed once.
-    Returns the selected Dataset, rows ascending, and [n], int.
+    Equal (image, question) pairs of several splits are one row of the arrays: what is computed of
+    rows is computed once. Returns the selected Dataset, rows ascending, and [n], int.
     """
     _, first, place = np.unique(data["row"].values, return_index=True, return_inverse=True)
     return data.isel(example=first), place

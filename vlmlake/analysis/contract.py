@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import xarray as xr
@@ -19,6 +19,9 @@ Source = xr.Dataset | Run
 @dataclass(frozen=True)
 class NoParameters:
     """Of an analysis that has none."""
+
+
+NO_PARAMETERS = NoParameters()
 
 
 @dataclass(frozen=True)
@@ -39,7 +42,7 @@ class Analysis:
     takes: tuple[str, ...] = ()
     after: tuple[str, ...] = ()
     labelled: bool = False
-    parameters: Any = field(default_factory=NoParameters)
+    parameters: Any = NO_PARAMETERS
 
     def __call__(self, data: xr.Dataset, rule: str, seed: int, parameters: Any, metrics: xr.Dataset | None) -> Result:
         """Raises VlmlakeError if the run keeps none of the arrays that are needed, or if the analysis refuses it."""

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import xarray as xr
 
-from vlmlake.analysis.contract import Analysis, NoParameters, Source, dataset_of
+from vlmlake.analysis.contract import NO_PARAMETERS, Analysis, NoParameters, Source, dataset_of
 from vlmlake.analysis.population import population, splits_of
 from vlmlake.analysis.result import Result, new_axes, result_table
 from vlmlake.analysis.rules import DEFAULT_RULE
@@ -30,7 +30,7 @@ class LabelsResult(Result):
 
 
 def labels(
-    source: Source, *, rule: str = DEFAULT_RULE, seed: int = 0, parameters: NoParameters = NoParameters()
+    source: Source, *, rule: str = DEFAULT_RULE, seed: int = 0, parameters: NoParameters = NO_PARAMETERS
 ) -> LabelsResult:
     """Share of right answers, pooled over the splits and in each."""
     data: xr.Dataset = dataset_of(source)

@@ -21,8 +21,8 @@ class Population:
     """Labelled examples of one run: every (image, question) pair once, unparsed answers left out.
 
     data: the coordinates of the run's Dataset, these examples only. places: [n], where they are on the Dataset's axis
-    `example`: what was computed of all its examples is theirs by `values[places]`. correct: [n] of 0 and 1. images: [n],
-    the content hash of each image.
+    `example`: what was computed of all its examples is theirs by `values[places]`. correct: [n] of 0 and 1. images:
+    [n], the content hash of each image.
     """
 
     data: xr.Dataset

@@ -55,7 +55,8 @@ def connect(
     connection.execute(SAMPLES)
     skipped = [run.skipped_rows() for run in runs]
     connection.register("skipped", pa.concat_tables([tables.SKIPPED.empty_table(), *skipped]))
-    connection.register("results", lake.arrow("results"))
+    for table in tables.FINDINGS:
+        connection.register(table, lake.arrow(table))
     connection.register("runs", _runs_table(runs, rows))
     for setting in (*OPEN, *(() if allow_files else NO_FILES), *LOCKED):
         connection.execute(f"SET {setting}")

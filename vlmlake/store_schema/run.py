@@ -207,7 +207,8 @@ def _sampled_answers(batches: pa.Table, examples: pl.DataFrame) -> dict[str, Any
     drawn = tables.sample_rows(tables.frame(batches))
     if drawn.is_empty():
         return {}
-    answers = np.full((examples.height, drawn["sample"].max() + 1), None, dtype=object)
+    most = 1 + max(drawn["sample"].to_list())
+    answers = np.full((examples.height, most), None, dtype=object)
     rows = dict(zip(examples["example"], range(examples.height), strict=True))
     for example, number, answer in drawn.select("example", "sample", "answer").iter_rows():
         answers[rows[example], number] = answer

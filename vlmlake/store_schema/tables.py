@@ -144,7 +144,7 @@ METRICS = pa.schema(
 """One row per example and number that an analysis found of it. rule: null where the number hangs on no label."""
 
 LABELS = pa.schema([*KEYS, ("rule", pa.string()), ("label", pa.string()), ("score", pa.float64())])
-"""One row per example and label rule: `right`, `wrong` or `unparsed`, and the score between 0 and 1 (null if unparsed)."""
+"""One row per example and label rule: `right`, `wrong` or `unparsed`, and the score from 0 to 1, null if unparsed."""
 
 RANKINGS = pa.schema(
     [

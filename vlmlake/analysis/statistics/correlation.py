@@ -34,7 +34,7 @@ def fisher_interval(correlation: float, n: int, confidence: float = CONFIDENCE) 
 def point_biserial(values: np.ndarray, correct: np.ndarray, images: np.ndarray, name: str) -> Estimate:
     """Pearson's correlation of a metric with correctness.
 
-    values, correct: [n], correct of 0 and 1. images: [n], the image of each example. name: of the metric, for the error.
+    values, correct: [n], correct of 0 and 1. images: [n], the image of each example. name: of the metric, for errors.
     Interval and p-value as in `pearson`.
 
     Raises VlmlakeError if the metric is constant, correctness has one class only, or there are fewer than four examples

@@ -1,0 +1,98 @@
+"""The study's table: every published number, and ours beside it, family by family."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import polars as pl
+
+from vlmlake.analysis.published import LLAVA, PUBLISHED, TOP_NEURONS, Published
+from vlmlake.analysis.rules import DEFAULT_RULE, require_rule
+from vlmlake.errors import VlmlakeError
+from vlmlake.store_schema.lake import Lake
+
+UNTOLD = "-"
+"""In place of a value that there is not."""
+
+SCHEMA = {
+    "run": pl.String,
+    "family": pl.String,
+    "quantity": pl.String,
+    "where": pl.String,
+    "published": pl.String,
+    "ours": pl.String,
+    "value": pl.Float64,
+    "low": pl.Float64,
+    "high": pl.Float64,
+    "n": pl.Int64,
+    "n_images": pl.Int64,
+    "note": pl.String,
+}
+
+
+def study(lake: Lake, run: str | None = None, rule: str = DEFAULT_RULE) -> pl.DataFrame:
+    """Every published number with the statistic of each run of its family that answers the same question.
+
+    Reads what `analyze` wrote and computes nothing. ours: the value with its 95 % interval in words; `value`, `low` and
+    `high` are its numbers. A row without a value says in its note why.
+
+    Raises VlmlakeError for an unknown rule or run, or if no analysis of the asked runs was run under the rule.
+    """
+    require_rule(rule)
+    results = lake.table("results").filter(pl.col("where").is_null())
+    rankings = lake.table("rankings").filter(pl.col("where").is_null())
+    rows: list[dict[str, Any]] = []
+    for name in [lake.run(run).name] if run else lake.runs:
+        family = str(lake.run(name).record.identity.get("model", {}).get("type", ""))
+        own = results.filter(pl.col("run") == name)
+        if own.filter(pl.col("rule") == rule).is_empty():
+            raise VlmlakeError(f"run {name} was not analyzed under the rule {rule}: run `vlmlake analyze` first")
+        for told in (one for one in PUBLISHED if one.family == family):
+            rows.append({"run": name, "family": family, **_compared(told, own, rule)})
+        if family == LLAVA:
+            ranked = rankings.filter(pl.col("run") == name, pl.col("rule") == rule)
+            rows.append({"run": name, "family": family, **_top_neurons(ranked)})
+    return pl.DataFrame(rows, schema=SCHEMA)
+
+
+def _compared(told: Published, own: pl.DataFrame, rule: str) -> dict[str, Any]:
+    row = {"quantity": told.quantity, "where": told.where, "published": told.value, "note": told.note}
+    if told.ours is None:
+        return {**row, "ours": UNTOLD}
+    wanted: Mapping[str, str] = {**told.ours, "rule": told.rule or rule}
+    fitting = own.filter(*(pl.col(name) == value for name, value in wanted.items()))
+    if fitting.is_empty():
+        note = f"not there: `vlmlake analyze URL {told.ours['analysis']} --rule {wanted['rule']}`"
+        return {**row, "ours": UNTOLD, "note": _both(told.note, note)}
+    found = fitting.row(0, named=True)
+    if found["value"] is None:
+        return {**row, "ours": UNTOLD, "n": found["n"], "note": _both(told.note, found["note"])}
+    numbers = {name: found[name] for name in ("value", "low", "high", "n", "n_images")}
+    return {**row, **numbers, "ours": in_words(found["value"], found["low"], found["high"])}
+
+
+def in_words(value: float, low: float | None, high: float | None) -> str:
+    """A value with its interval, as in `0.819 [0.790, 0.851]`."""
+    interval = "" if low is None or high is None else f" [{low:.3f}, {high:.3f}]"
+    return f"{value:.3f}{interval}"
+
+
+def _top_neurons(rankings: pl.DataFrame) -> dict[str, Any]:
+    """The five neurons that an L1 probe weighs most in the last block that was ranked."""
+    l1 = rankings.filter(pl.col("ranking") == "l1", pl.col("site") == "resid")
+    ours, where = UNTOLD, ""
+    if not l1.is_empty():
+        where = max(l1["layer"].unique(), key=lambda layer: int(layer.removeprefix("block_")))
+        ours = ", ".join(map(str, l1.filter(pl.col("layer") == where).sort("rank")["neuron"].head(5)))
+    return {
+        "quantity": "top 5 neurons of an L1 probe",
+        "where": where,
+        "published": ", ".join(map(str, TOP_NEURONS)),
+        "ours": ours,
+        "note": "neurons are those of this model; published for the residual stream after layer 31 of 32",
+    }
+
+
+def _both(*notes: str | None) -> str:
+    return "; ".join(filter(None, notes))

@@ -1,0 +1,90 @@
+"""Verbs on what a lake says: the analyses, and the study's table."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from vlmlake import cli_options as options
+
+Rule = Annotated[
+    str, typer.Option(help="Label rule: pope_official, exact, yes_xor_no or vqa_soft.", rich_help_panel=options.ANSWERS)
+]
+
+
+def analyze(
+    url: options.Url,
+    names: Annotated[list[str] | None, typer.Argument(metavar="[NAMES|all]", help="Analyses; all by default.")] = None,
+    run: options.OneRun = None,
+    where: Annotated[
+        str | None,
+        typer.Option(metavar="SQL", help="Examples of which this is true, over `examples` and `answers`; else all."),
+    ] = None,
+    rule: Rule = "pope_official",
+    seed: Annotated[int, typer.Option(min=0, help="Seed of folds and resamples.")] = 0,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="ANALYSIS.PARAMETER=VALUE", help="A parameter, as in probes.folds=10."),
+    ] = None,
+    scheduler: Annotated[
+        str | None,
+        typer.Option(metavar="ADDRESS", help="Of a Dask cluster, as in tcp://host:8786; threads of this machine else."),
+    ] = None,
+    storage_option: options.StorageOptions = None,
+) -> None:
+    """Compute from the store alone; findings go into the lake, and what has not changed is not computed again.
+
+    Analyses: labels, attention, margins, attribution, probes, attention_probe, consistency, fusion, selective, neurons.
+
+    Example: vlmlake analyze ./lake probes margins --where "split = 'adversarial'"
+    """
+    from vlmlake.analysis.analyze import ALL, Condition
+    from vlmlake.analysis.parameters import parameters_of
+    from vlmlake.analysis.scheduler import scheduler as tasks_at
+    from vlmlake.console import terminal
+    from vlmlake.console.analysis import analyze_with_progress, print_findings
+    from vlmlake.store_schema.lake import open_lake
+
+    storage_options = options.storage_options(storage_option)
+    condition = None
+    if where is not None:
+        from vlmlake.queries import examples_where
+
+        lake = open_lake(url, storage_options)
+        runs = (lake.run(run).name,) if run else lake.runs
+        condition = Condition(where, {name: examples_where(url, name, where, storage_options) for name in runs})
+    console = terminal()
+    with tasks_at(scheduler):
+        found = analyze_with_progress(
+            console,
+            url,
+            names or [ALL],
+            run=run,
+            rule=rule,
+            seed=seed,
+            parameters=parameters_of(settings or []),
+            condition=condition,
+            storage_options=storage_options,
+        )
+    print_findings(console, found)
+    found.raise_refusals()
+
+
+def study(
+    url: options.Url,
+    run: options.OneRun = None,
+    rule: Rule = "pope_official",
+    storage_option: options.StorageOptions = None,
+) -> None:
+    """Print every number that the study published, and beside it what `analyze` found in each run of that family.
+
+    Example: vlmlake study ./lake
+    """
+    from vlmlake.analysis.study import study as compare
+    from vlmlake.console import terminal
+    from vlmlake.console.analysis import print_study
+    from vlmlake.store_schema.lake import open_lake
+
+    lake = open_lake(url, options.storage_options(storage_option))
+    print_study(terminal(), compare(lake, run, rule))

@@ -1,0 +1,73 @@
+"""What `analyze` and `study` show: a bar while they work, then what was found."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import polars as pl
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import Progress as Bar
+
+from vlmlake.analysis.analyze import Findings, Step, analyze
+from vlmlake.analysis.blocks import watching
+from vlmlake.analysis.population import ALL_SPLITS
+from vlmlake.console.printable import printable
+from vlmlake.console.tables import print_results, print_table
+
+ROWS_A_TABLE = 24
+"""Of one analysis of one run that are printed; all are in the table `results`."""
+
+
+def analyze_with_progress(console: Console, url: str, names: Sequence[str], **settings: Any) -> Findings:
+    """Run `analysis.analyze` under a progress bar for the tasks of each analysis."""
+    bar = Bar(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), console=console)
+    tasks: dict[tuple[str, str], TaskID] = {}
+
+    def tell(step: Step) -> None:
+        place = (step.run, step.analysis)
+        if step.state == "started":
+            tasks[place] = bar.add_task(printable(f"{step.run} {step.analysis}"), total=None)
+        elif place in tasks:
+            bar.remove_task(tasks.pop(place))
+        if console.is_terminal and step.state == "done":
+            bar.console.print(printable(f"{step.run} {step.analysis}: {step.seconds:.1f} s"))
+
+    def count(done: int, total: int) -> None:
+        for task in tasks.values():
+            bar.update(task, completed=done, total=total)
+
+    with bar, watching(count):
+        return analyze(url, names, tell=tell, **settings)
+
+
+def print_findings(console: Console, found: Findings) -> None:
+    """Of each run and analysis what holds over all splits and heads, then what was not computed again."""
+    pooled = found.table.filter(pl.col("split") == ALL_SPLITS, pl.col("head").is_null(), pl.col("at").is_null())
+    first = pooled.group_by("run", "analysis", maintain_order=True).head(ROWS_A_TABLE)
+    print_results(console, first if found.table.height > len(first) else found.table)
+    if first.height < found.table.height:
+        console.print(
+            f"\n{found.table.height - first.height:,} more rows (splits, heads, curves) in the table `results`"
+        )
+    unchanged = [f"{step.analysis} of {step.run}" for step in found.steps if step.state == "unchanged"]
+    if unchanged:
+        console.print(printable(f"{len(unchanged)} unchanged, not computed again: {', '.join(unchanged)}"))
+
+
+def print_study(console: Console, rows: pl.DataFrame) -> None:
+    """A table per run, published values beside ours, then what keeps them from being compared."""
+    notes = rows["note"].drop_nulls().unique(maintain_order=True)
+    marks = {note: f"[{number}]" for number, note in enumerate(notes, 1)}
+    for (run, family), part in rows.group_by("run", "family", maintain_order=True):
+        console.print("\n" + printable(f"{run} ({family})"))
+        notes = {
+            note: f"[{number}]" for number, note in enumerate(part["note"].drop_nulls().unique(maintain_order=True), 1)
+        }
+        marked = part.with_columns(pl.col("note").replace_strict(notes, default=None))
+        print_table(
+            console, marked.select("quantity", "where", "published", "ours", "n", "n_images", "note").to_arrow()
+        )
+        for note, mark in notes.items():
+            console.print(printable(f"{mark} {note}"))
