@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import uuid
 from collections.abc import Iterator
 from importlib.resources import files
@@ -52,6 +53,13 @@ def lake_url(tmp_path_factory: pytest.TempPathFactory, tiny_llava: Path) -> str:
     extract(Job(ModelSource(str(tiny_llava)), (f"pope:{folder / 'scenes'}",), url, decoding=decoding))
     analyze(url)
     return url
+
+
+@pytest.fixture
+def lake_copy(lake_url: str, tmp_path: Path) -> Path:
+    """A copy of the shared lake, to be changed."""
+    shutil.copytree(lake_url, tmp_path / "lake")
+    return tmp_path / "lake"
 
 
 @pytest.fixture(scope="session")

@@ -264,13 +264,6 @@ def test_extract_refuses_a_place_that_is_no_folder(refused, tiny_llava, scenes, 
     assert str(tmp_path / "file") in refused("shapes", str(tmp_path / "file" / "scenes"))
 
 
-@pytest.fixture
-def lake_copy(lake_url, tmp_path) -> Path:
-    """A copy of the shared lake, to be changed."""
-    shutil.copytree(lake_url, tmp_path / "lake")
-    return tmp_path / "lake"
-
-
 @pytest.mark.parametrize("content", ["", "{}", "[]", "null", '{"extents": 1}', "\udcff"])
 def test_a_damaged_record_is_named(refused, lake_copy, content):
     (record,) = lake_copy.glob("runs/*/run.json")

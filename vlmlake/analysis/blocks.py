@@ -36,11 +36,11 @@ def computed(tasks: Sequence[Delayed]) -> list[Any]:
     watcher, client = _watcher.get(), _client()
     if client is None:
         with _Counting(watcher) if watcher else Callback():  # type: ignore[no-untyped-call]
-            return list(dask.compute(*tasks))  # type: ignore[attr-defined]
+            return list(dask.compute(*tasks))  # type: ignore[attr-defined,no-untyped-call]
     from distributed import as_completed
 
     futures = client.compute(list(tasks))
-    for done, _ in enumerate(as_completed(futures), 1):
+    for done, _ in enumerate(as_completed(futures), 1):  # type: ignore[no-untyped-call]
         if watcher:
             watcher(done, len(futures))
     return list(client.gather(futures))
@@ -66,9 +66,9 @@ def example_pieces(array: xr.DataArray) -> list[tuple[slice, xr.DataArray]]:
     return [(place, array.isel(example=place)) for place in places]
 
 
-class _Counting(Callback):  # type: ignore[misc]
+class _Counting(Callback):
     def __init__(self, watcher: Watcher) -> None:
-        super().__init__(posttask=self._count)
+        super().__init__(posttask=self._count)  # type: ignore[no-untyped-call]
         self.watcher = watcher
 
     def _count(self, key: object, result: object, dsk: object, state: Any, worker: object) -> None:
@@ -84,6 +84,6 @@ def _client() -> Any:
     from distributed import default_client
 
     try:
-        return default_client()
+        return default_client()  # type: ignore[no-untyped-call]
     except ValueError:
         return None

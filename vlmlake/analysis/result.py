@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 SHOWN_COLUMNS = ("split", "position", "layer", "head", "at")
 """What tells the rows of one metric and statistic apart: the dimensions of `Result.to_xarray`."""
 
+BOUNDS = ("value", "low", "high")
+
 Row = Mapping[str, Any]
 
 
@@ -84,17 +86,16 @@ def result_table(rows: Sequence[Row]) -> pl.DataFrame:
 
 
 def _labelled(rows: pl.DataFrame) -> xr.DataArray:
-    """Values and bounds of rows over the columns that tell them apart."""
+    """Values and bounds of rows over the columns that tell them apart; a label that a row lacks is `` or -1."""
     dimensions = [name for name in SHOWN_COLUMNS if rows[name].null_count() < rows.height]
-    labels = {name: rows[name].drop_nulls().unique(maintain_order=True).to_list() for name in dimensions}
-    shape = [len(labels[name]) for name in dimensions]
-    values = np.full((3, *shape), np.nan)
-    for row in rows.drop_nulls(dimensions).iter_rows(named=True):
-        place = tuple(labels[name].index(row[name]) for name in dimensions)
-        values[(slice(None), *place)] = [
-            np.nan if row[name] is None else row[name] for name in ("value", "low", "high")
-        ]
-    return xr.DataArray(values, {"bound": ["value", "low", "high"], **labels}, ("bound", *dimensions))
+    columns = [rows[name].fill_null("" if rows[name].dtype == pl.String else -1) for name in dimensions]
+    labels = [column.unique(maintain_order=True) for column in columns]
+    places = tuple(np.array([*map(list(label).index, column)]) for label, column in zip(labels, columns, strict=True))
+    values = np.full((len(BOUNDS), *map(len, labels)), np.nan)
+    for bound, name in enumerate(BOUNDS):
+        values[bound][places] = rows[name].to_numpy()
+    coordinates = dict(zip(dimensions, (label.to_numpy() for label in labels), strict=True))
+    return xr.DataArray(values, {"bound": list(BOUNDS), **coordinates}, ("bound", *dimensions))
 
 
 def new_axes(ax: Axes | None) -> Axes:

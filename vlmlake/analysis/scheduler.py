@@ -26,7 +26,7 @@ def scheduler(address: str | None) -> Iterator[None]:
             "distributed is missing: --scheduler needs the extra `cluster`, as in pip install '.[cluster]'"
         ) from error
     try:
-        client = Client(address, timeout=SECONDS_TO_ANSWER)
+        client = Client(address, timeout=SECONDS_TO_ANSWER)  # type: ignore[no-untyped-call]
     except (OSError, ValueError, TimeoutError) as error:
         raise VlmlakeError(
             f"no Dask scheduler answers at {address}: expected an address like tcp://host:8786 ({type(error).__name__})"

@@ -60,14 +60,11 @@ def print_study(console: Console, rows: pl.DataFrame) -> None:
     """A table per run, published values beside ours, then what keeps them from being compared."""
     notes = rows["note"].drop_nulls().unique(maintain_order=True)
     marks = {note: f"[{number}]" for number, note in enumerate(notes, 1)}
+    shown = ("quantity", "where", "published", "ours", "n", "n_images", "note")
     for (run, family), part in rows.group_by("run", "family", maintain_order=True):
         console.print("\n" + printable(f"{run} ({family})"))
-        notes = {
-            note: f"[{number}]" for number, note in enumerate(part["note"].drop_nulls().unique(maintain_order=True), 1)
-        }
-        marked = part.with_columns(pl.col("note").replace_strict(notes, default=None))
-        print_table(
-            console, marked.select("quantity", "where", "published", "ours", "n", "n_images", "note").to_arrow()
-        )
-        for note, mark in notes.items():
-            console.print(printable(f"{mark} {note}"))
+        marked = part.with_columns(pl.col("note").replace_strict(marks, default=None, return_dtype=pl.String))
+        print_table(console, marked.select(shown).to_arrow())
+    console.print()
+    for note, mark in marks.items():
+        console.print(printable(f"{mark} {note}"))
