@@ -41,7 +41,8 @@ def normed(states: np.ndarray, scale: np.ndarray, epsilon: float) -> np.ndarray:
 def rms(states: np.ndarray, epsilon: float) -> np.ndarray:
     """What the norm divides by. Returns [g, 1], float32."""
     squares = np.mean(np.square(states, dtype=np.float64), axis=1, keepdims=True)
-    return np.sqrt(squares + epsilon).astype(np.float32)
+    roots: np.ndarray = np.sqrt(squares + epsilon).astype(np.float32)
+    return roots
 
 
 def lens(
@@ -56,8 +57,8 @@ def lens(
     """The logit lens (nostalgebraist 2020) of one layer's residual stream, summed up for every example.
 
     states: [g, hidden]. scale, epsilon: of the final norm. unembedding: [vocab, hidden], float32. gold: [g, s], ids of
-    the gold answer's spellings, NONE beyond their number. said: [g], id of the model's own token, or NONE. words: ids of
-    the spellings of yes, and of no.
+    the gold answer's spellings, NONE beyond their number. said: [g], id of the model's own token, or NONE. words: ids
+    of the spellings of yes, and of no.
 
     Returns [fields, g], float64, the FIELDS:
     margin_gold: largest logit of the gold's spellings minus the largest of all other tokens. margin_pred: logit of

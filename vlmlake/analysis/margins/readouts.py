@@ -51,8 +51,8 @@ class Readouts:
     def of(cls, data: xr.Dataset) -> Readouts:
         """Reads the vocabulary's texts and the norm's scale, nothing else yet.
 
-        Raises VlmlakeError if the run keeps no readout_states at prompt_last, no unembedding, no final norm, or no texts
-        of its tokens.
+        Raises VlmlakeError if the run keeps no readout_states at prompt_last, no unembedding, no final norm, or no
+        texts of its tokens.
         """
         for name in ("readout_states", "unembedding", "final_norm"):
             kept_array(data, name)
@@ -107,13 +107,15 @@ class Readouts:
             {name: (("row", "layer"), part) for name, part in zip(FIELDS, found, strict=True)}, coords=labels
         )
 
-    def said(self) -> tuple[np.ndarray, np.ndarray | None]:
+    def said(self, last_block: str | None = None) -> tuple[np.ndarray, np.ndarray | None]:
         """The model's own first answer token, and how far the lens at the last kept layer is from the stored logits.
 
         The token, [m], int64, is the argmax of the logits at prompt_last, or of the lens at the last layer where the
-        plan keeps no logits. The deviations, [m], float64: the largest over the vocabulary; None without logits.
+        plan keeps no logits. The deviations, [m], float64: the largest over the vocabulary; None without logits, or
+        where `last_block`, the model's last one, is not kept.
 
-        Raises VlmlakeError if they are beyond LENS_TOLERANCE and the run keeps all blocks up to its last one.
+        Raises VlmlakeError if they are beyond LENS_TOLERANCE at the last block: at `last_block`, or where nothing is
+        said of it and the plan has chosen no layers, at the last one that is kept.
         """
         last = self.layers[-1]
         if "logits" not in self.data:
@@ -128,12 +130,14 @@ class Readouts:
         ]
         token, deviation, largest = np.concatenate(computed(tasks), axis=1)
         share = deviation / largest
-        if whole_stack(self.layers) and not share.max() <= LENS_TOLERANCE:
+        if last_block not in (None, last):
+            return token.astype(np.int64), None
+        if (last_block or whole_stack(self.layers)) and not share.max() <= LENS_TOLERANCE:
             worst = self.data["example"].values[int(np.argmax(share))]
             raise VlmlakeError(
                 f"the lens at {last} is off the stored logits of example {worst} by {deviation.max():.3g}, "
-                f"{share.max():.2g} of the largest, expected at most {LENS_TOLERANCE:.2g}: the store is damaged, or its "
-                f"plan leaves out the model's last block"
+                f"{share.max():.2g} of the largest, expected at most {LENS_TOLERANCE:.2g}: the store is damaged, or "
+                f"its plan leaves out the model's last block, which the parameter last_block then names"
             )
         return token.astype(np.int64), deviation
 

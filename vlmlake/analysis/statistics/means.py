@@ -5,7 +5,13 @@ from __future__ import annotations
 import numpy as np
 from scipy import stats
 
-from vlmlake.analysis.statistics.estimate import CONFIDENCE, Estimate, require_groups, require_two_classes
+from vlmlake.analysis.statistics.estimate import (
+    CONFIDENCE,
+    Estimate,
+    require_groups,
+    require_two_classes,
+    require_varying,
+)
 from vlmlake.errors import VlmlakeError
 
 STUDENT = "Student t"
@@ -13,8 +19,8 @@ GROUPED = "Student t, images as groups"
 
 
 def mean(values: np.ndarray, images: np.ndarray, name: str) -> Estimate:
-    """Mean of a metric with the cluster-robust interval (Liang and Zeger 1986): standard error of the sum over images of
-    each example's influence, Student's t with one degree of freedom less than there are images.
+    """Mean of a metric with the cluster-robust interval (Liang and Zeger 1986): standard error of the sum over images
+    of each example's influence, Student's t with one degree of freedom less than there are images.
 
     values: [n], in the metric's unit. images: [n], the image of each example. name: of the metric, for the error. Where
     every example has an image of its own it is the usual t interval; a constant has an interval without width.
@@ -36,9 +42,10 @@ def mean_difference(values: np.ndarray, correct: np.ndarray, images: np.ndarray,
     method over clusters; statsmodels' OLS with cov_type="cluster", but for its factor (n - 1) / (n - 2)). name: of the
     metric, for the error.
 
-    Raises VlmlakeError if a value is no number, correctness has one class only or there are fewer than two images.
+    Raises VlmlakeError if the metric is constant or no number somewhere, correctness has one class only or there are
+    fewer than two images.
     """
-    _require_numbers(values, name)
+    require_varying(values, name)
     require_two_classes(correct)
     values, right = np.asarray(values, np.float64), np.asarray(correct) == 1
     means = values[right].mean(), values[~right].mean()
@@ -46,7 +53,7 @@ def mean_difference(values: np.ndarray, correct: np.ndarray, images: np.ndarray,
     influence = np.where(right, (values - means[0]) / right.sum(), -(values - means[1]) / (~right).sum())
     error, degrees, method = _clustered(influence, images)
     half = stats.t.ppf(0.5 + CONFIDENCE / 2, degrees) * error
-    p_value = float(2 * stats.t.sf(abs(difference) / error, degrees)) if error > 0 else float(difference == 0)
+    p_value = float(2 * stats.t.sf(abs(difference) / error, degrees)) if error > 0 else 0.0
     return Estimate(difference, difference - half, difference + half, method, p_value)
 
 
