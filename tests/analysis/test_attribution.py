@@ -101,6 +101,12 @@ def test_golds_without_a_token_are_counted_and_left_out():
     assert (row["n"], row["note"]) == (34, "6 without a token for the gold answer")
 
 
+def test_where_no_gold_has_a_token_rows_have_no_value():
+    data = planted_margins(images=10)
+    result = attribution(data.assign_coords(gold=("example", ["zebra"] * 40)), rule="exact")
+    assert result.table["value"].null_count() == result.table.height
+
+
 def test_a_clusters_workers_find_the_same(found):
     from distributed import Client, LocalCluster
 

@@ -168,6 +168,22 @@ def test_golds_without_a_token_are_counted_and_left_out():
     assert (row["n"], row["note"]) == (34, "6 without a token for the gold answer")
 
 
+def test_where_no_gold_has_a_token_the_rest_is_still_told():
+    data = planted_margins(images=10)
+    result = margins(data.assign_coords(gold=("example", ["zebra"] * 40)), rule="exact")
+    row = result.row(metric="margin_gold", statistic="mean", split="all", layer="block_4")
+    assert (row["value"], row["n"]) == (None, 0)
+    assert result.row(metric="lens_entropy", statistic="mean", split="all", layer="block_4")["n"] == 40
+
+
+def test_states_that_are_no_numbers_are_refused():
+    data = planted_margins(images=10)
+    states = data["blank_states"].values
+    states[7, 2, 3] = np.nan
+    with pytest.raises(VlmlakeError, match="blank_states of example planted/1/7 at block_1 give no logits"):
+        margins(data.assign(blank_states=(data["blank_states"].dims, states)))
+
+
 def test_equal_questions_with_other_golds_keep_their_own_margins():
     data = planted_margins(images=10)
     gold = np.where(np.arange(40) % 2, "yes", "no")

@@ -181,9 +181,9 @@ def _spread(states: np.ndarray, direction: np.ndarray) -> np.ndarray:
 
 
 def _require_complete(gap: np.ndarray, spread: np.ndarray, readouts: Readouts) -> None:
-    off = gap / spread
-    if np.nanmax(off, initial=0) > COMPLETENESS_TOLERANCE:
-        worst = int(np.nanargmax(off))
+    off = np.divide(gap, spread, out=np.zeros(len(gap)), where=spread > 0)
+    if off.max() > COMPLETENESS_TOLERANCE:
+        worst = int(off.argmax())
         raise VlmlakeError(
             f"the writes and the embeddings of example {readouts.data['example'].values[worst]} are {gap[worst]:.3g} "
             f"off its final margin, more than rounding explains: the store is damaged"
@@ -211,7 +211,8 @@ def _rows(chosen: Population, found: Attributed, seed: int) -> Iterator[Row]:
             share = _share(*(half[:, number] for half in halves))
             yield {**one.derived(metric, "share", share, seed), "layer": layer}
     row = chosen.row("completeness_gap", "max", None, found.why)
-    yield row if found.gap is None else {**row, "value": float(np.nanmax(found.gap[chosen.places], initial=0))}
+    gaps = [] if found.gap is None else found.gap[chosen.places]
+    yield {**row, "value": max((float(gap) for gap in gaps if np.isfinite(gap)), default=None)}
 
 
 def _share(part: np.ndarray, rest: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:

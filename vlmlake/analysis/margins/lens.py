@@ -71,7 +71,9 @@ def lens(
     found = np.empty((len(FIELDS), len(states)))
     for start in range(0, len(states), ROWS):
         rows = slice(start, start + ROWS)
-        found[:, rows] = _lens_of_rows(normed(states[rows], scale, epsilon), unembedding, gold[rows], said[rows], words)
+        hidden = normed(states[rows], scale, epsilon)
+        with np.errstate(invalid="ignore"):  # states that are no numbers give NaN, which Readouts refuses by name
+            found[:, rows] = _lens_of_rows(hidden, unembedding, gold[rows], said[rows], words)
     return found
 
 

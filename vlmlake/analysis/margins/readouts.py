@@ -90,7 +90,7 @@ class Readouts:
     def lens(self, said: np.ndarray, name: str = "readout_states", layers: Sequence[str] | None = None) -> xr.Dataset:
         """FIELDS of these layers, all by default, as variables over m and layer, float64. said: [m], token ids.
 
-        name: `readout_states` or `blank_states`.
+        name: `readout_states` or `blank_states`. Raises VlmlakeError if they hold something that is no number.
         """
         layers = self.layers if layers is None else list(layers)
         found = np.full((len(FIELDS), len(self.gold), len(layers)), np.nan)
@@ -103,6 +103,13 @@ class Readouts:
                 places.append((slice(None), piece, number))
         for place, values in zip(places, computed(tasks), strict=True):
             found[place] = values
+        lost = np.isnan(found[FIELDS.index("lens_entropy")])
+        if lost.any():
+            row, column = np.argwhere(lost)[0]
+            raise VlmlakeError(
+                f"{name} of example {self.data['example'].values[row]} at {layers[column]} give no logits: they hold "
+                f"something that is no number"
+            )
         labels = {"layer": layers}
         return xr.Dataset(
             {name: (("row", "layer"), part) for name, part in zip(FIELDS, found, strict=True)}, coords=labels

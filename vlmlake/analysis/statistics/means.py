@@ -27,6 +27,7 @@ def mean(values: np.ndarray, images: np.ndarray, name: str) -> Estimate:
 
     Raises VlmlakeError if a value is no number or there are fewer than two images.
     """
+    require_groups(images)
     _require_numbers(values, name)
     values = np.asarray(values, np.float64)
     centre = float(values.mean())
