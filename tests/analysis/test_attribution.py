@@ -110,7 +110,7 @@ def test_where_no_gold_has_a_token_rows_have_no_value():
 def test_a_clusters_workers_find_the_same(found):
     from distributed import Client, LocalCluster
 
-    with LocalCluster(2, processes=False, threads_per_worker=1, dashboard_address=None) as cluster, Client(cluster):
+    with LocalCluster(2, processes=False, threads_per_worker=1, dashboard_address=":0") as cluster, Client(cluster):
         there = attribution(planted_margins())
     for name in found.examples:
         np.testing.assert_allclose(there.examples[name], found.examples[name], atol=1e-6)

@@ -64,6 +64,15 @@ def test_a_planted_separation_is_found_at_its_block_and_its_interval_covers_it(i
     assert right["value"] - wrong["value"] == pytest.approx(apart["value"])
 
 
+def test_an_onset_that_some_resamples_lack_says_in_how_many():
+    data = planted_margins(images=30, strength=0.6, seed=2)
+    apart = margins(data).row(metric="separation_peak", statistic="size", split="all")["value"]
+    barely = margins(data, parameters=MarginParameters(threshold=apart - 0.01))
+    row = barely.row(metric="separation_onset", split="all")
+    assert row["value"] is not None
+    assert row["note"].startswith(f"threshold {apart - 0.01:g}; none in ")
+
+
 def test_examples_commit_at_the_block_that_decides(found):
     commit = found.examples["commit_layer"]
     row = found.row(metric="commit_layer_right", statistic="mean", split="all")
@@ -209,7 +218,7 @@ def test_a_layer_at_which_all_prompts_are_alike_is_refused_by_name():
 def test_a_clusters_workers_find_the_same(found):
     from distributed import Client, LocalCluster
 
-    with LocalCluster(2, processes=False, threads_per_worker=1, dashboard_address=None) as cluster, Client(cluster):
+    with LocalCluster(2, processes=False, threads_per_worker=1, dashboard_address=":0") as cluster, Client(cluster):
         there = margins(planted_margins())
     xr.testing.assert_allclose(there.examples, found.examples, atol=1e-6)
 

@@ -10,7 +10,7 @@ import numpy as np
 import xarray as xr
 
 from vlmlake.analysis.margins.layers import crossing, onset, peak
-from vlmlake.analysis.population import Population, population, splits_of
+from vlmlake.analysis.population import Population, joined, population, splits_of
 from vlmlake.analysis.result import Row
 from vlmlake.analysis.statistics.bootstrap import bootstrapped
 from vlmlake.analysis.statistics.correlation import point_biserial
@@ -67,8 +67,24 @@ class Curve:
     def derived(
         self, metric: str, statistic: str, of: Callable[[np.ndarray], np.ndarray], seed: int, note: str | None = None
     ) -> Row:
-        """A number of the whole curve with an interval that resamples images. of: takes weights [k, n], returns [k]."""
-        return self._row(metric, statistic, partial(bootstrapped, of, self.images, seed), None, note)
+        """A number of the whole curve with an interval that resamples images. of: takes weights [k, n], returns [k],
+        NaN where there is none; the note says in what share of the resamples.
+        """
+        none = 0.0
+
+        def counted(weights: np.ndarray) -> np.ndarray:
+            nonlocal none
+            found = of(weights)
+            none = float(np.isnan(found).mean())
+            return found
+
+        try:
+            estimate = bootstrapped(counted, self.images, seed)
+        except VlmlakeError as error:
+            return self.chosen.refusal(metric, statistic, error)
+        return self.chosen.row(
+            metric, statistic, estimate, joined(note, f"none in {none:.1%} of the resamples" if none else None)
+        )
 
     def mean_curves(self, weights: np.ndarray) -> np.ndarray:
         """weights: [k, n]. Returns [k, L], NaN where a resample drew none."""
