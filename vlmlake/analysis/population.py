@@ -62,7 +62,7 @@ class Population:
             "n": len(self),
             "n_items": len(set(zip(self.images, self.data["question"].values, strict=True))),
             "n_images": len(set(self.images)),
-            "base_rate": float(self.correct.mean()),
+            "base_rate": float(self.correct.mean()) if len(self) else None,
         }
 
     def row(

@@ -1,0 +1,45 @@
+import numpy as np
+import pytest
+
+from vlmlake.analysis.margins.spellings import NONE, Vocabulary
+
+VOCABULARY = Vocabulary.of(
+    ["", "yes", " Yes", "\u2581YES", "\u0120yes", "yes.", "no", "No\n", "not", "gi", "gira", "Gira", "g", "a", "3"]
+)
+
+
+def test_a_word_is_spelt_by_every_token_that_is_it_but_for_blanks_marks_and_case():
+    np.testing.assert_array_equal(VOCABULARY.word("yes"), [1, 2, 3, 4])
+    np.testing.assert_array_equal(VOCABULARY.word("No"), [6, 7])
+
+
+def test_a_word_without_a_token_has_no_spelling():
+    assert len(VOCABULARY.word("maybe")) == 0
+    assert len(VOCABULARY.word("")) == 0
+
+
+@pytest.mark.parametrize(
+    ("gold", "ids"),
+    [
+        ("Yes.", [1, 2, 3, 4]),
+        (" no, there is none", [6, 7]),
+        ("giraffe", [10, 11]),
+        ("giant", [9]),
+        ("a dog", [13]),
+        ("3", [13 + 1]),
+        ("goat", []),
+        ("!? yes", [1, 2, 3, 4]),
+        ("", []),
+        (None, []),
+    ],
+)
+def test_a_gold_answer_begins_with_its_first_word_or_the_longest_token_that_the_word_starts_with(gold, ids):
+    np.testing.assert_array_equal(VOCABULARY.gold(gold), ids)
+
+
+def test_golds_of_many_examples_are_filled_up():
+    np.testing.assert_array_equal(
+        VOCABULARY.golds(["no", "goat", "yes", None]),
+        [[6, 7, NONE, NONE], [NONE] * 4, [1, 2, 3, 4], [NONE] * 4],
+    )
+    np.testing.assert_array_equal(VOCABULARY.golds(["goat"]), [[NONE]])
