@@ -1,0 +1,109 @@
+"""From one block's stored rows to the numbers of each example's image attention: one pass, a cache's worth at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from vlmlake.analysis.attention.rows import LAST, Given, Piece, given, refuse
+from vlmlake.analysis.attention.structure import METRICS, entropy, normalised, structure
+
+ANSWER = "answer"
+PROMPT_LAST = "prompt_last"
+SHARES = ("image_mass", "text_mass", "sink_mass")
+"""What of a whole row, mean over heads, lies on the image, on the first token of the sequence (the attention sink of
+Xiao et al. 2023, StreamingLLM, section 3.1), and on all other tokens that are no image. The three sum to 1, but where
+the sequence begins with the image (PaliGemma): there the sink is a patch, and counted in both."""
+
+EXAMPLE_METRICS = (*METRICS, *SHARES)
+HEAD_METRICS = ("entropy_normalised", "image_mass")
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """Of one piece of examples at one block. examples: [kinds, EXAMPLE_METRICS, n], float64. heads: [kinds,
+    HEAD_METRICS, n, H], float32. NaN where an example has no such query.
+    """
+
+    examples: np.ndarray
+    heads: np.ndarray
+
+
+def numbers(piece: Piece, layer: str, blocks: Sequence[np.ndarray]) -> Numbers:
+    """Every number of a piece's examples at one block.
+
+    The map of a kind of query is the mean over its queries (the answer's tokens, or prompt_last) and, but for the
+    numbers of single heads, over heads; it is divided by its sum over the image.
+
+    blocks: as `rows.given` takes them, with the axis `layer` of length 1 (and `position`, where they have it).
+
+    Raises VlmlakeError if a row does not sum to 1, looks ahead, or the image is given nothing at all.
+    """
+    flat = [block.reshape(_without_ones(block.shape, piece)) for block in blocks]
+    heads = flat[0].shape[1]
+    count, kinds = len(piece), len(piece.kinds)
+    found = np.full((kinds, len(EXAMPLE_METRICS), count), np.nan)
+    by_head = np.full((kinds, len(HEAD_METRICS), count, heads), np.nan, np.float32)
+    for kind, name in enumerate(piece.kinds):
+        maps = np.zeros((count, piece.width), np.float32)
+        asked = _asked(piece, name)
+        for cut in piece.parts(heads * flat[0].shape[-1] * 4):
+            part = np.arange(cut.start, cut.stop)[asked[cut]]
+            if len(part):
+                rows = _of_answer(piece, layer, flat, part) if name == ANSWER else given(piece, layer, flat, part, LAST)
+                maps[part], found[kind, len(METRICS) :, part], by_head[kind][:, part] = _reduced(piece, part, rows)
+        where = np.flatnonzero(asked)
+        refuse(~(found[kind, len(METRICS), where] > 0), piece, where, layer, "give the image nothing at all")
+        if len(where):
+            whole = len(where) == count
+            found[kind, : len(METRICS), where] = structure(
+                maps if whole else maps[where], piece.grids if whole else piece.grids.some(where)
+            ).T
+    return Numbers(found, by_head)
+
+
+def _asked(piece: Piece, kind: str) -> np.ndarray:
+    """[n], true at examples that have a query of the kind."""
+    if kind == PROMPT_LAST:
+        return np.ones(len(piece), bool)
+    asked: np.ndarray = (piece.answers[:, None] >= np.array(piece.answer_queries, int)).any(axis=1)
+    return asked
+
+
+def _without_ones(shape: tuple[int, ...], piece: Piece) -> tuple[int, ...]:
+    """[example, layer, head, query, key] without its layer, or [example, layer, head, position, key] without both."""
+    return (shape[0], *shape[2:]) if piece.suffix is not None else (shape[0], shape[2], shape[4])
+
+
+def _of_answer(piece: Piece, layer: str, blocks: Sequence[np.ndarray], part: np.ndarray) -> Given:
+    """The mean over each example's own answer tokens, those that are kept."""
+    answers, (number, *others) = piece.answers[part], piece.answer_queries
+    first = given(piece, layer, blocks, part, number)
+    count = (answers[:, None] >= np.array(piece.answer_queries, int)).sum(axis=1)
+    if (count == 1).all():
+        return first
+    weights, sink = first.weights.copy(), first.sink.copy()
+    for number in others:
+        longer = answers >= number
+        if longer.any():
+            more = given(piece, layer, blocks, part[longer], number)
+            weights[longer] += more.weights
+            sink[longer] += more.sink
+    weights /= count[:, None, None].astype(np.float32)
+    return Given(weights, sink / count)
+
+
+def _reduced(piece: Piece, part: np.ndarray, rows: Given) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Maps of the mean head, [n, W], of sum 1; their SHARES, [n, SHARES]; the HEAD_METRICS, [HEAD_METRICS, n, H]."""
+    width, heads = piece.width, rows.weights.shape[1]
+    mass = rows.weights @ np.ones(width, np.float32)
+    spread = normalised(entropy(rows.weights, mass), piece.grids.sizes[part][:, None])
+    maps = np.full((1, heads), 1 / heads, np.float32) @ rows.weights
+    maps = maps[:, 0]
+    with np.errstate(invalid="ignore"):
+        maps = maps / maps.sum(axis=1, keepdims=True)
+    image, sink = mass.mean(axis=1, dtype=np.float64), rows.sink.astype(np.float64)
+    text = np.maximum(0, 1 - image - np.where(piece.image[part, 0], 0, sink))
+    return maps, np.stack([image, text, sink], axis=1), np.stack([spread, mass])
