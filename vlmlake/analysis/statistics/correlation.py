@@ -106,7 +106,9 @@ def _estimates(values: np.ndarray, others: np.ndarray, images: np.ndarray) -> li
         bounds = [fisher_interval(one, n) for one in r.tolist()]
         with np.errstate(divide="ignore"):
             p_values = 2 * stats.t.sf(np.abs(r) * np.sqrt((n - 2) / (1 - r**2)), n - 2)
-        return [Estimate(one, *ends, FISHER, p) for one, ends, p in zip(r.tolist(), bounds, p_values.tolist(), strict=True)]
+        return [
+            Estimate(one, *ends, FISHER, p) for one, ends, p in zip(r.tolist(), bounds, p_values.tolist(), strict=True)
+        ]
     sums = group_sums(np.concatenate([x * y[:, None], x**2, (y**2)[:, None]], axis=1), group)
     columns = len(r)
     influence = (sums[:, :columns] - r / 2 * (sums[:, columns:-1] + sums[:, -1:])) / n
