@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -37,6 +38,9 @@ class AttentionParameters:
     row_sum_tolerance: float = 5e-3
 
 
+DEFAULTS = AttentionParameters()
+
+
 class AttentionResult(Result):
     """Structure of the image attention, by kind of query and block."""
 
@@ -59,7 +63,7 @@ def attention(
     *,
     rule: str = DEFAULT_RULE,
     seed: int = 0,
-    parameters: AttentionParameters = AttentionParameters(),
+    parameters: AttentionParameters = DEFAULTS,
 ) -> AttentionResult:
     """How attention spreads over the image, and whether that goes with right answers (arXiv 2605.08200).
 
@@ -72,11 +76,14 @@ def attention(
     * image_mass, text_mass, sink_mass: shares of the whole row (`maps.SHARES`);
     * image_update: what each block adds to the image's tokens, where the run keeps it; of no position.
 
-    examples: each of them over `example`, `position` (`answer`, `prompt_last`) and `layer` (blocks only), NaN where an
-    example has no such query or a block none before it. Table: of each metric, block, position and split its `mean` and
-    its `point_biserial` correlation with correctness, and the same of each example's mean over blocks (layer `mean`); for
-    the split `all` the mean of entropy_normalised and image_mass of every head and the correlation of the former, and
-    where mean entropy locks on, rests and diffuses (`layers.profile`). Intervals are grouped by image.
+    examples: each of them over `example`, `position` (`answer`, `prompt_last`) and `layer` (blocks only), float64; NaN
+    where an example has no such query, or a block none before it.
+
+    Table: of each metric, block, position and split its `mean` and its `point_biserial` correlation with correctness,
+    and the same of each example's mean over blocks (layer `mean`). For the split `all` also, by `head`, the mean of
+    entropy_normalised and image_mass and the correlation of the former (no number for a head that gives an image
+    nothing that the stored dtype can hold), and where mean entropy locks on, rests and diffuses (`layers.profile`).
+    Intervals are grouped by image; a column that has no estimate is a row without a value whose note says why.
 
     Raises VlmlakeError if the run keeps no attention, none of its examples has a label under the rule, or its rows are
     damaged: do not sum to 1, look ahead, or give the image nothing.
@@ -112,13 +119,8 @@ def _populations(data: xr.Dataset, rule: str) -> list[Population]:
     """Of all examples, and of each split that has any with a label. Raises VlmlakeError if none has."""
     groups = [population(data, ALL_SPLITS, rule)]
     for split in splits_of(data)[1:]:
-        labelled = set(data["split"].values[groups[0].places])
-        # a question of several splits stands in one of them only when all are pooled
-        try:
+        with suppress(VlmlakeError):  # none of this split has a label: there is nothing to count it by
             groups.append(population(data, split, rule))
-        except VlmlakeError:
-            if split in labelled:
-                raise
     return groups
 
 
@@ -131,16 +133,15 @@ def _numbers(found: Attention) -> dict[str, np.ndarray]:
 def _of_heads(chosen: Population, found: Attention, kind: int, position: str) -> list[Row]:
     rows: list[Row] = []
     for place, metric in enumerate(HEAD_METRICS):
-        for block, layer in enumerate(found.layers):
-            values = found.heads[kind, place, chosen.places, block]
-            rows += head_rows(chosen, metric, values, layer, position, metric in CORRELATED_OF_HEADS)
+        values = found.heads[kind, place, chosen.places]
+        rows += head_rows(chosen, metric, values, found.layers, position, metric in CORRELATED_OF_HEADS)
     return rows
 
 
 def _examples(
     data: xr.Dataset, found: Attention, numbers: Mapping[str, np.ndarray], updates: np.ndarray | None
 ) -> xr.Dataset:
-    variables = {
+    variables: dict[str, tuple[tuple[str, ...], np.ndarray]] = {
         metric: (("example", "position", "layer"), np.moveaxis(values, 0, 1)) for metric, values in numbers.items()
     }
     if updates is not None:
@@ -155,5 +156,5 @@ ATTENTION = Analysis(
     attention,
     reads=(f"{WHOLE}|{READOUT}",),
     takes=(IMAGE_UPDATE,),
-    parameters=AttentionParameters(),
+    parameters=DEFAULTS,
 )

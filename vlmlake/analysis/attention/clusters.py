@@ -1,6 +1,4 @@
-"""How many clusters the strongest patches of a map form on the image's grid, by the study's two definitions; all maps of
-a block are counted together.
-"""
+"""How many clusters chosen patches form on the image's grid, for all maps of a block together."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rows of the result table: each metric's mean and its correlation with correctness, block by block and head by head."""
+"""Rows of the result table: each metric's mean and its correlation with correctness, by block and by head."""
 
 from __future__ import annotations
 
@@ -36,17 +36,18 @@ def layer_rows(
 
 
 def head_rows(
-    chosen: Population, metric: str, values: np.ndarray, layer: str, position: str, correlated: bool
+    chosen: Population, metric: str, values: np.ndarray, layers: Sequence[str], position: str, correlated: bool
 ) -> list[Row]:
-    """Of each head of a block: the metric's mean, and where it is asked for its correlation with correctness.
+    """Of each head of each block: the metric's mean, and where it is asked for its correlation with correctness.
 
-    values: [len(chosen), H].
+    values: [len(chosen), L, H].
     """
-    heads = range(values.shape[1])
-    labels = [{"layer": layer, "position": position, "head": head} for head in heads]
-    names = [f"{metric} of head {head} at {layer}" for head in heads]
-    rows = _means(chosen, metric, values, names, labels)
-    return rows + _correlations(chosen, metric, values, names, labels) if correlated else rows
+    columns = values.reshape(len(values), -1)
+    places = [(layer, head) for layer in layers for head in range(values.shape[2])]
+    labels = [{"layer": layer, "position": position, "head": head} for layer, head in places]
+    names = [f"{metric} of head {head} at {layer}" for layer, head in places]
+    rows = _means(chosen, metric, columns, names, labels)
+    return rows + _correlations(chosen, metric, columns, names, labels) if correlated else rows
 
 
 def _correlations(

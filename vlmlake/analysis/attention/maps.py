@@ -1,4 +1,4 @@
-"""From one block's stored rows to the numbers of each example's image attention: one pass, a cache's worth at a time."""
+"""From one block's stored rows to the numbers of each example's image attention, a cache's worth at a time."""
 
 from __future__ import annotations
 
@@ -55,7 +55,9 @@ def numbers(piece: Piece, layer: str, blocks: Sequence[np.ndarray]) -> Numbers:
                 rows = _of_answer(piece, layer, flat, part) if name == ANSWER else given(piece, layer, flat, part, LAST)
                 maps[part], found[kind, len(METRICS) :, part], by_head[kind][:, part] = _reduced(piece, part, rows)
         where = np.flatnonzero(asked)
-        refuse(~(found[kind, len(METRICS), where] > 0), piece, where, layer, "give the image nothing at all")
+        refuse(
+            np.logical_not(found[kind, len(METRICS), where] > 0), piece, where, layer, "give the image nothing at all"
+        )
         if len(where):
             whole = len(where) == count
             found[kind, : len(METRICS), where] = structure(
@@ -68,8 +70,13 @@ def _asked(piece: Piece, kind: str) -> np.ndarray:
     """[n], true at examples that have a query of the kind."""
     if kind == PROMPT_LAST:
         return np.ones(len(piece), bool)
-    asked: np.ndarray = (piece.answers[:, None] >= np.array(piece.answer_queries, int)).any(axis=1)
-    return asked
+    return _kept_answers(piece, np.arange(len(piece))) > 0
+
+
+def _kept_answers(piece: Piece, part: np.ndarray) -> np.ndarray:
+    """[n], how many of the answer's tokens have stored rows."""
+    counts: np.ndarray = (piece.answers[part][:, None] >= np.array(piece.answer_queries, int)).sum(axis=1)
+    return counts
 
 
 def _without_ones(shape: tuple[int, ...], piece: Piece) -> tuple[int, ...]:
@@ -81,7 +88,7 @@ def _of_answer(piece: Piece, layer: str, blocks: Sequence[np.ndarray], part: np.
     """The mean over each example's own answer tokens, those that are kept."""
     answers, (number, *others) = piece.answers[part], piece.answer_queries
     first = given(piece, layer, blocks, part, number)
-    count = (answers[:, None] >= np.array(piece.answer_queries, int)).sum(axis=1)
+    count = _kept_answers(piece, part)
     if (count == 1).all():
         return first
     weights, sink = first.weights.copy(), first.sink.copy()

@@ -14,7 +14,7 @@ import numpy as np
 from vlmlake.analysis.attention.clusters import Grids
 from vlmlake.errors import VlmlakeError
 
-CACHED_BYTES = 1 << 20
+CACHED_BYTES = 1 << 21
 """About as much of the rows is worked on at a time: it stays in a core's cache from one step to the next."""
 
 LAST = 0
@@ -25,11 +25,11 @@ LAST = 0
 class Piece:
     """Neighbouring examples of a run, what their rows are asked for, and where their images lie among the keys.
 
-    examples: [n], ids. places: [n], where each lies in the blocks. answers: [n], tokens of each answer. kinds: of queries
-    that are asked for. queries: numbers of those that are kept. seen: [n, P], true at the tokens that each prefix has. image: [n, P], those that are patches; first, last: all
-    of them lie from `first` to before `last`. grids: of the places between. suffix: [n], number of prompt_last among
-    the suffix's tokens, if the rows go over the suffix too. first_query: number of the first query of a block, then.
-    tolerance: how far a row's sum may be from 1.
+    examples: [n], ids. places: [n], where each lies in the blocks. answers: [n], tokens of each answer. kinds: of
+    queries that are asked for. queries: numbers of those that are kept. seen: [n, P], true at the tokens that each
+    prefix has. image: [n, P], those that are patches; first, last: all of them lie from `first` to before `last`.
+    grids: of the places between. tolerance: how far a row's sum may be from 1. suffix: [n], place of prompt_last among
+    the suffix's tokens, if the rows go over the suffix too; first_query: place of a block's first query, then.
     """
 
     examples: np.ndarray
@@ -97,7 +97,7 @@ def given(piece: Piece, layer: str, blocks: Sequence[np.ndarray], part: np.ndarr
     fits = sums <= 1 + piece.tolerance
     if piece.suffix is not None:
         fits &= sums >= 1 - piece.tolerance
-    refuse(~fits.all(axis=1), piece, part, layer, "do not sum to 1")
+    refuse(np.logical_not(fits).any(axis=1), piece, part, layer, "do not sum to 1")
     image = piece.image[part, piece.first : piece.last]
     weights = rows[..., piece.first : piece.last]
     if not image.all():

@@ -56,6 +56,6 @@ def bootstrapped_together(
     drawn = statistics(image_weights(images, seed, resamples))
     bounds = np.array([0.5 - CONFIDENCE / 2, 0.5 + CONFIDENCE / 2])
     return [
-        None if np.isnan(value) else Estimate(float(value), *np.nanquantile(column, bounds).tolist(), BY_IMAGE)
-        for value, column in zip(values, drawn.T, strict=True)
+        None if np.isnan(value) else Estimate(float(value), float(low), float(high), BY_IMAGE)
+        for value, (low, high) in zip(values, (np.nanquantile(column, bounds) for column in drawn.T), strict=True)
     ]

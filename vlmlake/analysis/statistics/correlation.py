@@ -37,8 +37,8 @@ def fisher_interval(correlation: float, n: int, confidence: float = CONFIDENCE) 
 def point_biserial(values: np.ndarray, correct: np.ndarray, images: np.ndarray, name: str) -> Estimate:
     """Pearson's correlation of a metric with correctness.
 
-    values, correct: [n], correct of 0 and 1. images: [n], the image of each example. name: of the metric, for the error.
-    Interval and p-value as in `pearson`.
+    values, correct: [n], correct of 0 and 1. images: [n], the image of each example. name: of the metric, for the
+    error. Interval and p-value as in `pearson`.
 
     Raises VlmlakeError if the metric is constant, correctness has one class only, or there are fewer than four examples
     or two images.
@@ -106,9 +106,7 @@ def _estimates(values: np.ndarray, others: np.ndarray, images: np.ndarray) -> li
         bounds = [fisher_interval(one, n) for one in r.tolist()]
         with np.errstate(divide="ignore"):
             p_values = 2 * stats.t.sf(np.abs(r) * np.sqrt((n - 2) / (1 - r**2)), n - 2)
-        return [
-            Estimate(one, *ends, FISHER, p) for one, ends, p in zip(r.tolist(), bounds, p_values.tolist(), strict=True)
-        ]
+        return [Estimate(float(one), *ends, FISHER, float(p)) for one, ends, p in zip(r, bounds, p_values, strict=True)]
     sums = group_sums(np.concatenate([x * y[:, None], x**2, (y**2)[:, None]], axis=1), group)
     columns = len(r)
     influence = (sums[:, :columns] - r / 2 * (sums[:, columns:-1] + sums[:, -1:])) / n

@@ -15,8 +15,8 @@ GROUPED = "Student t, images as groups"
 
 
 def mean(values: np.ndarray, images: np.ndarray, name: str) -> Estimate:
-    """Mean with its interval: the standard error of a sum over images (Liang and Zeger 1986, with the factor g / (g - 1)
-    for g images), Student's t with g - 1 degrees of freedom.
+    """Mean with its interval: the standard error of a sum over images (Liang and Zeger 1986, with the factor
+    g / (g - 1) for g images), Student's t with g - 1 degrees of freedom.
 
     values: [n]. images: [n], the image of each example. name: of the metric, for the error. Where every image has one
     example this is the usual interval of a mean, as statsmodels' DescrStatsW.tconfint_mean.
