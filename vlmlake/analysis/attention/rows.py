@@ -97,7 +97,7 @@ def given(piece: Piece, layer: str, blocks: Sequence[np.ndarray], part: np.ndarr
     fits = sums <= 1 + piece.tolerance
     if piece.suffix is not None:
         fits &= sums >= 1 - piece.tolerance
-    refuse(np.logical_not(fits).any(axis=1), piece, part, layer, "do not sum to 1")
+    refuse(np.any(np.logical_not(fits), axis=1), piece, part, layer, "do not sum to 1")
     image = piece.image[part, piece.first : piece.last]
     weights = rows[..., piece.first : piece.last]
     if not image.all():
@@ -122,7 +122,7 @@ def _whole_rows(
     suffix = rows[..., piece.seen.shape[1] :]
     before = np.arange(suffix.shape[-1]) <= query[:, None]
     ahead = np.where(before[:, None], 0, suffix) > 0
-    refuse(ahead.any(axis=(1, 2)), piece, part, layer, "look at tokens after their own")
+    refuse(np.any(ahead, axis=(1, 2)), piece, part, layer, "look at tokens after their own")
     return rows, np.where(before[:, None], suffix, 0).sum(axis=-1)
 
 

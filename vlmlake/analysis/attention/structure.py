@@ -46,8 +46,8 @@ def structure(maps: np.ndarray, grids: Grids) -> np.ndarray:
     entropy: H_s = -sum m ln m, in nats; entropy_normalised: H_s / ln S (arXiv 2605.08200). clusters_dbscan_p90:
     DBSCAN's clusters among patches at or above the 90th percentile (numpy's linear one). clusters_components_mass30:
     8-connected components of the smallest set of patches that holds 30 % of the mass; of equal patches at its edge, the
-    first ones in the order of tokens. mass_top10, mass_top30: mass of the floor(0.1 S) and floor(0.3 S) strongest patches, at least one.
-    gini: the Gini coefficient of the patches' masses, 0 where all are equal (Gini 1912).
+    first ones in the order of tokens. mass_top10, mass_top30: mass of the floor(0.1 S) and floor(0.3 S) strongest
+    patches, at least one. gini: the Gini coefficient of the patches' masses, 0 where all are equal (Gini 1912).
 
     maps: [maps, W], float32, each of sum 1 over its patches and 0 elsewhere. Returns [METRICS, maps], float64.
     """

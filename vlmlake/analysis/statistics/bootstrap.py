@@ -54,8 +54,12 @@ def bootstrapped_together(
     """
     values = statistics(np.ones((1, len(images))))[0]
     drawn = statistics(image_weights(images, seed, resamples))
-    bounds = np.array([0.5 - CONFIDENCE / 2, 0.5 + CONFIDENCE / 2])
     return [
-        None if np.isnan(value) else Estimate(float(value), float(low), float(high), BY_IMAGE)
-        for value, (low, high) in zip(values, (np.nanquantile(column, bounds) for column in drawn.T), strict=True)
+        None if np.isnan(value) else _percentile(float(value), column)
+        for value, column in zip(values, drawn.T, strict=True)
     ]
+
+
+def _percentile(value: float, drawn: np.ndarray) -> Estimate:
+    low, high = np.nanquantile(drawn, (0.5 - CONFIDENCE / 2, 0.5 + CONFIDENCE / 2))
+    return Estimate(value, float(low), float(high), BY_IMAGE)
