@@ -121,6 +121,21 @@ def test_rows_that_do_not_sum_to_one_are_refused(change):
         attention_numbers(data, TOLERANCE)
 
 
+@pytest.mark.parametrize("array", [WHOLE, READOUT])
+def test_damage_counts_where_a_query_asks_and_nowhere_else(array):
+    data = planted_attention(images=5, ragged=True, array=array).compute()
+    wanted = attention_numbers(data, TOLERANCE)
+    answers, suffix = data["answer_tokens"].values, data["suffix_tokens"].values
+    one, two = (int(np.flatnonzero(answers == number)[0]) for number in (1, 2))
+    rows = data[array].values
+    beyond = (one, 1, 0, 2) if array == READOUT else (one, 1, 0, 0)
+    rows[beyond] = 7
+    np.testing.assert_array_equal(attention_numbers(data, TOLERANCE).examples, wanted.examples)
+    rows[(two, 1, 0, 2) if array == READOUT else (two, 1, 0, suffix[two] + 1)] *= 30
+    with pytest.raises(VlmlakeError, match=f"planted/random/{two} at block_0 do not sum to 1"):
+        attention_numbers(data, TOLERANCE)
+
+
 def test_two_heads_that_make_up_for_one_another_are_refused():
     data = planted_attention(images=5).compute()
     data["attention"].values[3, 2, 0, 4] *= 0.5

@@ -89,9 +89,7 @@ class _Rows:
         cut = {dimension: 1 if dimension in ("layer", "position") else -1 for dimension in array.dims}
         cut["example"] = "auto" if array.chunks is None else array.chunksizes["example"]  # type: ignore[assignment]
         names = [str(position) for position in data["position"].values] if name == READOUT else None
-        role, row, column = dask.compute(  # type: ignore[attr-defined]
-            *(data[one].data for one in ("prefix_token_role", "image_row", "image_column"))
-        )
+        tokens = data[["prefix_token_role", "image_row", "image_column"]].compute()
         return cls(
             array=array.chunk(cut),
             tolerance=tolerance,
@@ -99,9 +97,9 @@ class _Rows:
             examples=data["example"].values,
             answers=data["answer_tokens"].values,
             suffix=data["suffix_tokens"].values - 1,
-            role=role,
-            row=row,
-            column=column,
+            role=tokens["prefix_token_role"].values,
+            row=tokens["image_row"].values,
+            column=tokens["image_column"].values,
             prefix=data.indexes["prefix"].get_indexer(data["prefix_of"].values),
         )
 
