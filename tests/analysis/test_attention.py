@@ -242,7 +242,7 @@ def test_a_clusters_workers_find_the_same_numbers():
     distributed = pytest.importorskip("distributed")
     data = planted_attention(images=15, ragged=True)
     wanted = attention(data)
-    with distributed.Client(processes=False, n_workers=1, threads_per_worker=1, dashboard_address=None):
+    with distributed.Client(processes=False, n_workers=1, threads_per_worker=1, dashboard_address=":0"):
         found = attention(data)
     xr.testing.assert_identical(found.examples, wanted.examples)
     assert found.table.equals(wanted.table)

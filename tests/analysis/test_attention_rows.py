@@ -144,6 +144,15 @@ def test_two_heads_that_make_up_for_one_another_are_refused():
         attention_numbers(data, TOLERANCE)
 
 
+@pytest.mark.parametrize("array", [WHOLE, READOUT])
+def test_negative_weights_are_refused(array):
+    data = planted_attention(images=5, array=array).compute()
+    row = data[array].values[(3, 2, 1, 3 if array == WHOLE else 0)]
+    row[5], row[6] = row[5] + row[6] + 0.1, -0.1
+    with pytest.raises(VlmlakeError, match=DAMAGED.format("hold negative weights")):
+        attention_numbers(data, TOLERANCE)
+
+
 def test_a_row_that_looks_ahead_is_refused():
     data = planted_attention(images=5).compute()
     rows = data["attention"].values

@@ -86,7 +86,7 @@ def attention(
     Intervals are grouped by image; a column that has no estimate is a row without a value whose note says why.
 
     Raises VlmlakeError if the run keeps no attention, none of its examples has a label under the rule, or its rows are
-    damaged: do not sum to 1, look ahead, or give the image nothing.
+    damaged: do not sum to 1, look ahead, hold negative weights, or give the image nothing.
     """
     data = dataset_of(source)
     groups = _populations(data, rule)

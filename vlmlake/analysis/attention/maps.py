@@ -39,31 +39,38 @@ def numbers(piece: Piece, layer: str, blocks: Sequence[np.ndarray]) -> Numbers:
 
     blocks: as `rows.given` takes them, with the axis `layer` of length 1 (and `position`, where they have it).
 
-    Raises VlmlakeError if a row does not sum to 1, looks ahead, or the image is given nothing at all.
+    Raises VlmlakeError if a row does not sum to 1, looks ahead or holds negative weights, or if the image is given
+    nothing at all.
     """
     flat = [block.reshape(_without_ones(block.shape, piece)) for block in blocks]
-    heads = flat[0].shape[1]
-    count, kinds = len(piece), len(piece.kinds)
-    found = np.full((kinds, len(EXAMPLE_METRICS), count), np.nan)
-    by_head = np.full((kinds, len(HEAD_METRICS), count, heads), np.nan, np.float32)
+    found = np.full((len(piece.kinds), len(EXAMPLE_METRICS), len(piece)), np.nan)
+    by_head = np.full((len(piece.kinds), len(HEAD_METRICS), len(piece), flat[0].shape[1]), np.nan, np.float32)
     for kind, name in enumerate(piece.kinds):
-        maps = np.zeros((count, piece.width), np.float32)
-        asked = _asked(piece, name)
-        for cut in piece.parts(heads * flat[0].shape[-1] * 4):
-            part = np.arange(cut.start, cut.stop)[asked[cut]]
-            if len(part):
-                rows = _of_answer(piece, layer, flat, part) if name == ANSWER else given(piece, layer, flat, part, LAST)
-                maps[part], found[kind, len(METRICS) :, part], by_head[kind][:, part] = _reduced(piece, part, rows)
-        where = np.flatnonzero(asked)
-        refuse(
-            np.logical_not(found[kind, len(METRICS), where] > 0), piece, where, layer, "give the image nothing at all"
-        )
-        if len(where):
-            whole = len(where) == count
-            found[kind, : len(METRICS), where] = structure(
-                maps if whole else maps[where], piece.grids if whole else piece.grids.some(where)
-            ).T
+        _fill(found[kind], by_head[kind], piece, layer, flat, name)
     return Numbers(found, by_head)
+
+
+def _fill(
+    found: np.ndarray, by_head: np.ndarray, piece: Piece, layer: str, blocks: Sequence[np.ndarray], kind: str
+) -> None:
+    """Write one kind's numbers to where it has a query. found: [EXAMPLE_METRICS, n]. by_head: [HEAD_METRICS, n, H]."""
+    asked = _asked(piece, kind)
+    if not asked.any():
+        return
+    maps = np.zeros((len(piece), piece.width), np.float32)
+    shares = found[len(METRICS) :]
+    for cut in piece.parts(blocks[0].shape[1] * blocks[0].shape[-1] * blocks[0].itemsize):
+        part = np.arange(cut.start, cut.stop)[asked[cut]]
+        if len(part):
+            rows = _of_answer(piece, layer, blocks, part) if kind == ANSWER else given(piece, layer, blocks, part, LAST)
+            maps[part], shares[:, part], by_head[:, part] = _reduced(piece, layer, part, rows)
+    where = np.flatnonzero(asked)
+    nothing = np.logical_not(shares[SHARES.index("image_mass"), where] > 0)
+    refuse(nothing, piece, where, layer, "give the image nothing at all")
+    if len(where) == len(piece):
+        found[: len(METRICS)] = structure(maps, piece.grids)
+    else:
+        found[: len(METRICS), where] = structure(maps[where], piece.grids.some(where))
 
 
 def _asked(piece: Piece, kind: str) -> np.ndarray:
@@ -102,15 +109,16 @@ def _of_answer(piece: Piece, layer: str, blocks: Sequence[np.ndarray], part: np.
     return Given(weights, sink / count)
 
 
-def _reduced(piece: Piece, part: np.ndarray, rows: Given) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Maps of the mean head, [n, W], of sum 1; their SHARES, [n, SHARES]; the HEAD_METRICS, [HEAD_METRICS, n, H]."""
+def _reduced(piece: Piece, layer: str, part: np.ndarray, rows: Given) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Maps of the mean head, [n, W], of sum 1; their SHARES, [SHARES, n]; the HEAD_METRICS, [HEAD_METRICS, n, H]."""
     width, heads = piece.width, rows.weights.shape[1]
     mass = rows.weights @ np.ones(width, np.float32)
-    spread = normalised(entropy(rows.weights, mass), piece.grids.sizes[part][:, None])
-    maps = np.full((1, heads), 1 / heads, np.float32) @ rows.weights
-    maps = maps[:, 0]
+    spread = entropy(rows.weights, mass)
+    # a negative weight has no logarithm
+    refuse(np.any(np.isnan(spread) & (mass != 0), axis=1), piece, part, layer, "hold negative weights")
+    maps = (np.full((1, heads), 1 / heads, np.float32) @ rows.weights)[:, 0]
     with np.errstate(invalid="ignore"):
         maps = maps / maps.sum(axis=1, keepdims=True)
     image, sink = mass.mean(axis=1, dtype=np.float64), rows.sink.astype(np.float64)
     text = np.maximum(0, 1 - image - np.where(piece.image[part, 0], 0, sink))
-    return maps, np.stack([image, text, sink], axis=1), np.stack([spread, mass])
+    return maps, np.stack([image, text, sink]), np.stack([normalised(spread, piece.grids.sizes[part][:, None]), mass])

@@ -20,12 +20,12 @@ def entropy(weights: np.ndarray, mass: np.ndarray) -> np.ndarray:
     """Shannon entropy in nats of weights once they are divided by their sum, which no copy is made for: ln M -
     (sum w ln w) / M.
 
-    weights: [..., W], float32 or float64, not negative. mass: [...], their sums M. Returns [...], of the dtype of
-    `weights`; NaN where the mass is 0.
+    weights: [..., W], float32 or float64. mass: [...], their sums M. Returns [...], of the dtype of
+    `weights`; NaN where the mass is 0 or a weight negative.
     """
     logarithms = weights + TINY
-    np.log(logarithms, out=logarithms)
     with np.errstate(divide="ignore", invalid="ignore"):
+        np.log(logarithms, out=logarithms)
         found: np.ndarray = np.log(mass) - np.vecdot(weights, logarithms) / mass
     return found
 
