@@ -8,7 +8,6 @@ import pytest
 
 from vlmlake import open_lake
 from vlmlake.analysis.analyze import analyze
-from vlmlake.analysis.attention import image_maps, normalised_entropy
 from vlmlake.analysis.samples import sample
 from vlmlake.errors import VlmlakeError
 from vlmlake.ingest.decoding import Decoding
@@ -28,22 +27,6 @@ def runs(tmp_path_factory, tiny_llava):
         job = Job(ModelSource(str(tiny_llava)), ("shapes:40@3",), url, plan=plan, decoding=Decoding(answer_tokens=3))
         names[plan.name] = extract(job).run
     return url, names
-
-
-@pytest.mark.parametrize("queries", ["answer", "prompt_last"])
-def test_spatial_entropy_is_the_same_from_the_readout_plan(runs, queries):
-    url, names = runs
-    whole, readout = (normalised_entropy(open_lake(url)[names[plan]], queries) for plan in ("suffix", "readout"))
-    np.testing.assert_allclose(readout.values, whole.values, atol=1e-5)
-    assert np.isfinite(whole.sel(layer="block_0")).any()
-
-
-def test_readout_rows_beyond_one_are_refused(runs):
-    url, names = runs
-    data = open_lake(url)[names["readout"]].load()
-    data["readout_attention"] = data["readout_attention"] * 3
-    with pytest.raises(VlmlakeError, match="do not sum to 1: the store is damaged"):
-        image_maps(data, "prompt_last")
 
 
 def test_an_array_that_the_plan_left_out_is_named(runs):

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from vlmlake.analysis.contract import Analysis
+from vlmlake.analysis.attention import ATTENTION
 from vlmlake.analysis.attribution import ATTRIBUTION
 from vlmlake.analysis.labels import LABELS
 from vlmlake.analysis.margins.margins import MARGINS
 
-ANALYSES: dict[str, Analysis] = {analysis.name: analysis for analysis in (LABELS, MARGINS, ATTRIBUTION)}
+ANALYSES: dict[str, Analysis] = {analysis.name: analysis for analysis in (LABELS, ATTENTION, MARGINS, ATTRIBUTION)}

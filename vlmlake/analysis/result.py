@@ -45,11 +45,15 @@ class Result(ABC):
         """Table and per-example numbers as one Dataset.
 
         Of each metric's statistic a variable `<metric>_<statistic>` over `bound` (value, low, high) and those of
-        SHOWN_COLUMNS that tell its rows apart; then the variables of `examples`, under their own names.
+        SHOWN_COLUMNS that tell its rows apart, and `<metric>_<statistic>_of_heads` where single heads have rows too;
+        then the variables of `examples`, under their own names.
         """
         statistics = {}
-        for (metric, statistic), rows in self.table.group_by("metric", "statistic", maintain_order=True):
-            statistics[f"{metric}_{statistic}"] = _labelled(rows)
+        of_heads = pl.col("head").is_not_null().alias("of_heads")
+        for (metric, statistic, single), rows in self.table.group_by(
+            "metric", "statistic", of_heads, maintain_order=True
+        ):
+            statistics[f"{metric}_{statistic}{'_of_heads' if single else ''}"] = _labelled(rows)
         shared = set(statistics) & set(self.examples.data_vars)
         assert not shared, shared
         return xr.merge([statistics, self.examples], join="outer", compat="no_conflicts", combine_attrs="drop")

@@ -37,9 +37,29 @@ def bootstrapped(
 
     Raises VlmlakeError for fewer than two images, or if the statistic has no value on the examples themselves.
     """
-    value = float(statistic(np.ones((1, len(images))))[0])
-    if np.isnan(value):
+    (found,) = bootstrapped_together(lambda weights: statistic(weights)[:, None], images, seed, resamples)
+    if found is None:
         raise VlmlakeError("the statistic has no value on these examples")
-    drawn = statistic(image_weights(images, seed, resamples))
+    return found
+
+
+def bootstrapped_together(
+    statistics: Callable[[np.ndarray], np.ndarray], images: np.ndarray, seed: int, resamples: int = RESAMPLES
+) -> list[Estimate | None]:
+    """As `bootstrapped`, m statistics of the same resamples; None for one without a value on the examples themselves.
+
+    statistics: takes weights [k, n] and returns [k, m].
+
+    Raises VlmlakeError for fewer than two images.
+    """
+    values = statistics(np.ones((1, len(images))))[0]
+    drawn = statistics(image_weights(images, seed, resamples))
+    return [
+        None if np.isnan(value) else _percentile(float(value), column)
+        for value, column in zip(values, drawn.T, strict=True)
+    ]
+
+
+def _percentile(value: float, drawn: np.ndarray) -> Estimate:
     low, high = np.nanquantile(drawn, (0.5 - CONFIDENCE / 2, 0.5 + CONFIDENCE / 2))
     return Estimate(value, float(low), float(high), BY_IMAGE)

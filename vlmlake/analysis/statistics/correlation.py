@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from scipy import stats
 
@@ -12,6 +14,7 @@ from vlmlake.analysis.statistics.estimate import (
     require_two_classes,
     require_varying,
 )
+from vlmlake.analysis.statistics.means import group_sums
 from vlmlake.errors import VlmlakeError
 
 FISHER = "Fisher z"
@@ -53,19 +56,67 @@ def pearson(values: np.ndarray, others: np.ndarray, images: np.ndarray, name: st
 
     Raises VlmlakeError for a constant column, fewer than four examples or fewer than two images.
     """
-    require_varying(values, name)
     require_varying(others, f"what {name} is compared with")
     require_groups(images)
+    (found,) = _pearsons(np.asarray(values)[:, None], others, images, [name])
+    if isinstance(found, VlmlakeError):
+        raise found
+    return found
+
+
+def point_biserials(
+    values: np.ndarray, correct: np.ndarray, images: np.ndarray, names: Sequence[str]
+) -> list[Estimate | VlmlakeError]:
+    """`point_biserial` of every column of values, [n, m]; in place of one that it refuses, the error. names: m.
+
+    Raises VlmlakeError if correctness has one class only, or there are fewer than four examples or two images.
+    """
+    require_two_classes(correct)
+    require_groups(images)
+    return _pearsons(values, correct, images, names)
+
+
+def _pearsons(
+    values: np.ndarray, others: np.ndarray, images: np.ndarray, names: Sequence[str]
+) -> list[Estimate | VlmlakeError]:
+    """`pearson` of every column of values, [n, m], with others, [n], which are known to vary."""
+    found: list[Estimate | VlmlakeError | None] = []
+    for column, name in zip(np.asarray(values).T, names, strict=True):
+        try:
+            require_varying(column, name)
+            found.append(None)
+        except VlmlakeError as error:
+            found.append(error)
+    told = [number for number, refused in enumerate(found) if refused is None]
+    if told:
+        estimates = _estimates(np.asarray(values, np.float64)[:, told], np.asarray(others, np.float64), images)
+        for number, estimate in zip(told, estimates, strict=True):
+            found[number] = estimate
+    return [one for one in found if one is not None]
+
+
+def _estimates(values: np.ndarray, others: np.ndarray, images: np.ndarray) -> list[Estimate]:
+    """Correlations of varying columns, [n, m], with `others`, [n]; see `pearson`."""
     groups, group = np.unique(images, return_inverse=True)
     n = len(values)
-    found = stats.pearsonr(values, others)
-    r = float(found.statistic)
-    if len(groups) == n:
-        return Estimate(r, *fisher_interval(r, n), FISHER, float(found.pvalue))
-    x, y = stats.zscore(np.asarray(values, np.float64)), stats.zscore(np.asarray(others, np.float64))
-    influence = np.bincount(group, x * y - r / 2 * (x**2 + y**2)) / n
-    error = np.sqrt(len(groups) / (len(groups) - 1) * (influence**2).sum()) / max(1 - r**2, 1e-15)
+    x, y = stats.zscore(values, axis=0), stats.zscore(others)
+    r = np.clip(y @ x / n, -1, 1)
     centre = np.arctanh(np.clip(r, -1 + 1e-15, 1 - 1e-15))
+    if len(groups) == n:
+        bounds = [fisher_interval(one, n) for one in r.tolist()]
+        with np.errstate(divide="ignore"):
+            p_values = 2 * stats.t.sf(np.abs(r) * np.sqrt((n - 2) / (1 - r**2)), n - 2)
+        return [Estimate(float(one), *ends, FISHER, float(p)) for one, ends, p in zip(r, bounds, p_values, strict=True)]
+    sums = group_sums(np.concatenate([x * y[:, None], x**2, (y**2)[:, None]], axis=1), group)
+    columns = len(r)
+    influence = (sums[:, :columns] - r / 2 * (sums[:, columns:-1] + sums[:, -1:])) / n
+    error = np.sqrt(len(groups) / (len(groups) - 1) * (influence**2).sum(axis=0)) / np.maximum(1 - r**2, 1e-15)
     half = stats.t.ppf(0.5 + CONFIDENCE / 2, len(groups) - 1) * error
-    p_value = 2 * stats.t.sf(abs(centre) / error, len(groups) - 1) if error > 0 else 0.0
-    return Estimate(r, float(np.tanh(centre - half)), float(np.tanh(centre + half)), GROUPED, float(p_value))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        p_values = np.where(error > 0, 2 * stats.t.sf(np.abs(centre) / error, len(groups) - 1), 0.0)
+    return [
+        Estimate(one, low, high, GROUPED, p)
+        for one, low, high, p in zip(
+            r.tolist(), np.tanh(centre - half).tolist(), np.tanh(centre + half).tolist(), p_values.tolist(), strict=True
+        )
+    ]

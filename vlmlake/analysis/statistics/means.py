@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from scipy import stats
 
@@ -19,21 +21,41 @@ GROUPED = "Student t, images as groups"
 
 
 def mean(values: np.ndarray, images: np.ndarray, name: str) -> Estimate:
-    """Mean of a metric with the cluster-robust interval (Liang and Zeger 1986): standard error of the sum over images
-    of each example's influence, Student's t with one degree of freedom less than there are images.
+    """Mean with its interval: the standard error of a sum over images (Liang and Zeger 1986, with the factor
+    g / (g - 1) for g images), Student's t with g - 1 degrees of freedom.
 
-    values: [n], in the metric's unit. images: [n], the image of each example. name: of the metric, for the error. Where
-    every example has an image of its own it is the usual t interval; a constant has an interval without width.
+    values: [n]. images: [n], the image of each example. name: of the metric, for the error. Where every image has one
+    example this is the usual interval of a mean, as statsmodels' DescrStatsW.tconfint_mean.
 
-    Raises VlmlakeError if a value is no number or there are fewer than two images.
+    Raises VlmlakeError for values that are no numbers, or fewer than two images.
+    """
+    (found,) = means(np.asarray(values)[:, None], images, [name])
+    if isinstance(found, VlmlakeError):
+        raise found
+    return found
+
+
+def means(values: np.ndarray, images: np.ndarray, names: Sequence[str]) -> list[Estimate | VlmlakeError]:
+    """`mean` of every column of values, [n, m]; in place of one that it refuses, the error. names: m.
+
+    Raises VlmlakeError for fewer than two images.
     """
     require_groups(images)
-    _require_numbers(values, name)
     values = np.asarray(values, np.float64)
-    centre = float(values.mean())
-    error, degrees, method = _clustered((values - centre) / len(values), images)
-    half = stats.t.ppf(0.5 + CONFIDENCE / 2, degrees) * error
-    return Estimate(centre, centre - half, centre + half, method)
+    n = len(values)
+    groups, group = np.unique(images, return_inverse=True)
+    centre = values.mean(axis=0)
+    residuals = group_sums(values - centre, group) / n
+    error = np.sqrt(len(groups) / (len(groups) - 1) * (residuals**2).sum(axis=0))
+    half = stats.t.ppf(0.5 + CONFIDENCE / 2, len(groups) - 1) * error
+    method = STUDENT if len(groups) == n else GROUPED
+    missing = (~np.isfinite(values)).sum(axis=0)
+    return [
+        VlmlakeError(f"{name} is no number for {lost} of {n} examples")
+        if lost
+        else Estimate(float(value), float(value - width), float(value + width), method)
+        for name, lost, value, width in zip(names, missing, centre, half, strict=True)
+    ]
 
 
 def mean_difference(values: np.ndarray, correct: np.ndarray, images: np.ndarray, name: str) -> Estimate:
@@ -58,9 +80,12 @@ def mean_difference(values: np.ndarray, correct: np.ndarray, images: np.ndarray,
     return Estimate(difference, difference - half, difference + half, method, p_value)
 
 
-def _require_numbers(values: np.ndarray, name: str) -> None:
-    if not np.isfinite(values).all():
-        raise VlmlakeError(f"{name} is no number for {int((~np.isfinite(values)).sum())} of {len(values)} examples")
+def group_sums(values: np.ndarray, group: np.ndarray) -> np.ndarray:
+    """Sums over the rows of each group. values: [n, m]. group: [n], int, from 0 without holes. Returns [groups, m]."""
+    order = np.argsort(group, kind="stable")
+    starts = np.flatnonzero(np.diff(group[order], prepend=-1))
+    sums: np.ndarray = np.add.reduceat(values[order], starts, axis=0)
+    return sums
 
 
 def _clustered(influence: np.ndarray, images: np.ndarray) -> tuple[float, int, str]:
