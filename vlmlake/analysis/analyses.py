@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from vlmlake.analysis.contract import Analysis
 from vlmlake.analysis.attention import ATTENTION
 from vlmlake.analysis.attribution import ATTRIBUTION
+from vlmlake.analysis.contract import Analysis
 from vlmlake.analysis.labels import LABELS
 from vlmlake.analysis.margins.margins import MARGINS
 

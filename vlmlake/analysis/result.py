@@ -75,7 +75,8 @@ class Result(ABC):
 
 
 def result_table(rows: Sequence[Row]) -> pl.DataFrame:
-    """Rows of Population.row as a table, with the p-values of each split corrected together by Holm's method.
+    """Rows of Population.row as a table, with the p-values of each split corrected together by Holm's method; those of single
+    heads are a family of their own.
 
     Columns are those of tables.RESULTS but `analysis`, `where` and `code`.
     """
@@ -83,8 +84,10 @@ def result_table(rows: Sequence[Row]) -> pl.DataFrame:
     frame = pl.DataFrame(list(rows), schema=empty.schema, strict=False)
     corrected = np.full(frame.height, np.nan)
     told = frame["p_value"].is_not_null().to_numpy()
-    for split in frame["split"].unique():
-        family = told & (frame["split"] == split).to_numpy()
+    for _, rows in frame.with_row_index("place").group_by("split", pl.col("head").is_null()):
+        family = np.zeros(frame.height, bool)
+        family[rows["place"].to_numpy()] = True
+        family &= told
         corrected[family] = holm(frame["p_value"].to_numpy()[family])
     return frame.with_columns(pl.Series("p_holm", corrected).fill_nan(None))
 
@@ -107,7 +110,8 @@ def new_axes(ax: Axes | None) -> Axes:
     if ax is not None:
         return ax
     try:
-        from matplotlib.figure import Figure
+        from matplotlib import pyplot
     except ModuleNotFoundError as error:
         raise VlmlakeError("matplotlib is missing: plots need the extra `plot`, as in pip install '.[plot]'") from error
-    return Figure(layout="constrained").subplots()
+    axes: Axes = pyplot.subplots(layout="constrained")[1]
+    return axes
