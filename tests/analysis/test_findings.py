@@ -69,12 +69,23 @@ def test_a_table_becomes_arrays_over_what_tells_its_rows_apart():
 
 def test_rows_with_and_without_a_label_stand_side_by_side():
     chosen = population(planted_run(images=20))
-    rows = [
-        chosen.row("m", "mean", Estimate(value, 0, 1, "test"), head=head) for head, value in ((None, 0.1), (3, 0.3))
-    ]
+    rows = [chosen.row("m", "mean", Estimate(value, 0, 1, "test"), at=at) for at, value in ((None, 0.1), (3, 0.3))]
     told = Plain(result_table(rows)).to_xarray()["m_mean"].sel(bound="value", split="all")
-    assert told.sel(head=3) == 0.3
-    assert told.sel(head=-1) == 0.1
+    assert told.sel(at=3) == 0.3
+    assert told.sel(at=-1) == 0.1
+
+
+def test_single_heads_have_a_variable_of_their_own_and_are_corrected_apart():
+    chosen = population(planted_run(images=20))
+    rows = [
+        chosen.row("m", "mean", Estimate(value, 0, 1, "test", value), head=head)
+        for head, value in ((None, 0.01), (0, 0.01), (3, 0.02))
+    ]
+    found = Plain(result_table(rows))
+    assert found.table["p_holm"].to_list() == [0.01, 0.02, 0.02]
+    told = found.to_xarray().sel(bound="value", split="all")
+    assert told["m_mean"] == 0.01
+    assert told["m_mean_of_heads"].sel(head=3) == 0.02
 
 
 def test_a_refused_statistic_is_a_row_without_a_value_that_says_why():

@@ -31,8 +31,8 @@ class Analysis:
     compute: called as compute(data, rule=, seed=, parameters=), and with metrics= where `after` names analyses: their
     per-example numbers, a Dataset as Result.examples. reads: the arrays it needs, as alternatives in order of
     preference ("attention|readout_attention"). takes: arrays that it uses where they are there. labelled: whether its
-    per-example numbers hang on the label rule, the seed or the other examples. parameters: a frozen dataclass, its
-    defaults.
+    per-example numbers hang on the label rule, the seed or the other examples. headline: metrics that `vlmlake analyze`
+    prints, all of them where none are named. parameters: a frozen dataclass, its defaults.
     """
 
     name: str
@@ -42,6 +42,7 @@ class Analysis:
     takes: tuple[str, ...] = ()
     after: tuple[str, ...] = ()
     labelled: bool = False
+    headline: tuple[str, ...] = ()
     parameters: Any = NO_PARAMETERS
 
     def __call__(self, data: xr.Dataset, rule: str, seed: int, parameters: Any, metrics: xr.Dataset | None) -> Result:

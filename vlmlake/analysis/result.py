@@ -75,8 +75,9 @@ class Result(ABC):
 
 
 def result_table(rows: Sequence[Row]) -> pl.DataFrame:
-    """Rows of Population.row as a table, with the p-values of each split corrected together by Holm's method; those of single
-    heads are a family of their own.
+    """Rows of Population.row as a table, with the p-values of each split corrected together by Holm's method.
+
+    Those of single heads are a family of their own.
 
     Columns are those of tables.RESULTS but `analysis`, `where` and `code`.
     """
@@ -84,9 +85,9 @@ def result_table(rows: Sequence[Row]) -> pl.DataFrame:
     frame = pl.DataFrame(list(rows), schema=empty.schema, strict=False)
     corrected = np.full(frame.height, np.nan)
     told = frame["p_value"].is_not_null().to_numpy()
-    for _, rows in frame.with_row_index("place").group_by("split", pl.col("head").is_null()):
+    for _, together in frame.with_row_index("place").group_by("split", pl.col("head").is_null()):
         family = np.zeros(frame.height, bool)
-        family[rows["place"].to_numpy()] = True
+        family[together["place"].to_numpy()] = True
         family &= told
         corrected[family] = holm(frame["p_value"].to_numpy()[family])
     return frame.with_columns(pl.Series("p_holm", corrected).fill_nan(None))

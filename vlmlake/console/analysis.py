@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bar
 
+from vlmlake.analysis.analyses import ANALYSES
 from vlmlake.analysis.analyze import Findings, Step, analyze
 from vlmlake.analysis.blocks import watching
 from vlmlake.analysis.population import ALL_SPLITS
@@ -44,7 +45,13 @@ def analyze_with_progress(console: Console, url: str, names: Sequence[str], **se
 
 def print_findings(console: Console, found: Findings) -> None:
     """Of each run and analysis what holds over all splits and heads, then what was not computed again."""
-    pooled = found.table.filter(pl.col("split") == ALL_SPLITS, pl.col("head").is_null(), pl.col("at").is_null())
+    headline = pl.any_horizontal(
+        (pl.col("analysis") == name) & (pl.col("metric").is_in(one.headline) if one.headline else True)
+        for name, one in ANALYSES.items()
+    )
+    pooled = found.table.filter(
+        headline, pl.col("split") == ALL_SPLITS, pl.col("head").is_null(), pl.col("at").is_null()
+    )
     first = pooled.group_by("run", "analysis", maintain_order=True).head(ROWS_A_TABLE)
     print_results(console, first if found.table.height > len(first) else found.table)
     if first.height < found.table.height:

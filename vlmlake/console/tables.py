@@ -51,12 +51,12 @@ def print_info(console: Console, lake: Lake) -> None:
 
 def print_results(console: Console, results: pl.DataFrame) -> None:
     """Rows of tables.RESULTS, a table per run and analysis: what all its rows share stands above it, notes below."""
-    described = ["rule", "metric", "split", "layer", "position", "n", "n_images"]
+    described = ["rule", "where", "metric", "statistic", "split", "position", "layer", "n", "n_images"]
     for (run, analysis), rows in results.group_by("run", "analysis", maintain_order=True):
         shared = [column for column in described if rows[column].n_unique() == 1]
         facts = [f"{column} {rows[column][0]}" for column in shared if rows[column][0] is not None]
         console.print("\n" + printable(f"{run}: {', '.join([str(analysis), *facts])}"))
-        shown = ["metric", "split", "layer", "position", "value", "low", "high", "n", "n_images"]
+        shown = ["metric", "statistic", "split", "position", "layer", "value", "low", "high", "n", "n_images"]
         print_table(console, rows.select(column for column in shown if column not in shared).to_arrow())
         for (note,), noted in rows.drop_nulls("note").group_by("note", maintain_order=True):
             places = [" ".join(filter(None, row)) for row in noted.select("metric", "layer", "position").iter_rows()]

@@ -171,5 +171,15 @@ MARGINS = Analysis(
     margins,
     reads=("readout_states", "unembedding", "final_norm"),
     takes=("logits", "blank_states"),
+    headline=(
+        "margin_gold_right",
+        "margin_gold_wrong",
+        "separation_onset",
+        "separation_peak",
+        "zero_crossing",
+        "image_effect_peak",
+        "commit_layer",
+        "lens_deviation",
+    ),
     parameters=DEFAULTS,
 )
