@@ -11,6 +11,15 @@ from vlmlake.errors import VlmlakeError
 
 RESAMPLES = 1000
 BY_IMAGE = "bootstrap of images"
+MOST_WITHOUT = 0.2
+"""Share of resamples that may leave a statistic without a value. A class that is found in one image only is missing
+from 37 % of them, and the others would tell nothing of how it varies."""
+PIECE = 2**21
+"""Weights that a statistic is given at once."""
+
+Weighted = Callable[[np.ndarray], np.ndarray]
+"""A statistic of weighted examples: takes weights [k, n], returns [k], or [k, m] for m statistics at once, NaN where a
+weighting leaves no value."""
 
 
 def image_weights(images: np.ndarray, seed: int, resamples: int = RESAMPLES) -> np.ndarray:
@@ -22,24 +31,59 @@ def image_weights(images: np.ndarray, seed: int, resamples: int = RESAMPLES) -> 
     """
     require_groups(images)
     _, cluster = np.unique(images, return_inverse=True)
-    clusters = int(cluster.max()) + 1
-    drawn = np.random.default_rng(seed).multinomial(clusters, np.full(clusters, 1 / clusters), size=resamples)
-    weights: np.ndarray = drawn[:, cluster]
+    weights: np.ndarray = _image_draws(cluster, seed, resamples)[:, cluster]
     return weights
 
 
-def bootstrapped(
-    statistic: Callable[[np.ndarray], np.ndarray], images: np.ndarray, seed: int, resamples: int = RESAMPLES
-) -> Estimate:
+def bootstrapped(statistic: Weighted, images: np.ndarray, seed: int, resamples: int = RESAMPLES) -> Estimate:
     """A statistic of weighted examples with its percentile interval (Efron and Tibshirani 1993, section 13.3).
 
     statistic: takes weights [k, n] and returns [k], NaN where a resample has no value.
 
-    Raises VlmlakeError for fewer than two images, or if the statistic has no value on the examples themselves.
+    Raises VlmlakeError for fewer than two images, if the statistic has no value on the examples themselves, or none in
+    more than MOST_WITHOUT of the resamples.
     """
-    value = float(statistic(np.ones((1, len(images))))[0])
+    return percentiles(*drawn(statistic, images, seed, resamples))
+
+
+def drawn(
+    statistic: Weighted, images: np.ndarray, seed: int, resamples: int = RESAMPLES
+) -> tuple[np.ndarray, np.ndarray]:
+    """A statistic's value on the examples, [] or [m], and its values on resamples of the images, [resamples] or
+    [resamples, m]. The same images and seed give the same resamples, whatever the statistic.
+
+    Raises VlmlakeError for fewer than two images.
+    """
+    require_groups(images)
+    _, cluster = np.unique(images, return_inverse=True)
+    value = statistic(np.ones((1, len(images)), np.int64))[0]
+    draws = _image_draws(cluster, seed, resamples)
+    # Statistics sort and sum arrays of the weights' shape: a piece at a time keeps them small.
+    step = max(1, PIECE // len(images))
+    pieces = [statistic(draws[start : start + step, cluster]) for start in range(0, resamples, step)]
+    return value, np.concatenate(pieces)
+
+
+def percentiles(value: np.ndarray | float, values: np.ndarray) -> Estimate:
+    """The percentile interval of one statistic. value: on the examples; values: [resamples].
+
+    Raises VlmlakeError where `value` is NaN, or more than MOST_WITHOUT of `values` are.
+    """
     if np.isnan(value):
         raise VlmlakeError("the statistic has no value on these examples")
-    drawn = statistic(image_weights(images, seed, resamples))
-    low, high = np.nanquantile(drawn, (0.5 - CONFIDENCE / 2, 0.5 + CONFIDENCE / 2))
-    return Estimate(value, float(low), float(high), BY_IMAGE)
+    without = int(np.isnan(values).sum())
+    if without > MOST_WITHOUT * len(values):
+        raise VlmlakeError(
+            f"the statistic has no value on {without} of {len(values)} resamples of the images: what it compares is "
+            "found in too few of them"
+        )
+    low, high = np.nanquantile(values, (0.5 - CONFIDENCE / 2, 0.5 + CONFIDENCE / 2))
+    return Estimate(float(value), float(low), float(high), BY_IMAGE)
+
+
+def _image_draws(cluster: np.ndarray, seed: int, resamples: int) -> np.ndarray:
+    clusters = int(cluster.max()) + 1
+    draws: np.ndarray = np.random.default_rng(seed).multinomial(
+        clusters, np.full(clusters, 1 / clusters), size=resamples
+    )
+    return draws

@@ -8,6 +8,7 @@ from scipy import stats
 from vlmlake.analysis.statistics.estimate import (
     CONFIDENCE,
     Estimate,
+    require_aligned,
     require_groups,
     require_two_classes,
     require_varying,
@@ -16,6 +17,8 @@ from vlmlake.errors import VlmlakeError
 
 FISHER = "Fisher z"
 GROUPED = "Fisher z, images as groups"
+LEAST = 4
+"""Examples that a correlation's interval needs."""
 
 
 def fisher_interval(correlation: float, n: int, confidence: float = CONFIDENCE) -> tuple[float, float]:
@@ -24,17 +27,29 @@ def fisher_interval(correlation: float, n: int, confidence: float = CONFIDENCE) 
 
     Raises VlmlakeError for fewer than four pairs.
     """
-    if n < 4:
-        raise VlmlakeError(f"a correlation's interval needs at least 4 examples, got {n}")
+    _require_enough(n)
     half = stats.norm.ppf(0.5 + confidence / 2) / np.sqrt(n - 3)
     centre = np.arctanh(np.clip(correlation, -1 + 1e-15, 1 - 1e-15))
     return float(np.tanh(centre - half)), float(np.tanh(centre + half))
 
 
+def correlation_p_value(correlation: float, n: int) -> float:
+    """Two-sided p-value of a correlation of n independent pairs: Student's t with n - 2 degrees of freedom, as
+    scipy.stats.pearsonr.
+
+    Raises VlmlakeError for fewer than four pairs.
+    """
+    _require_enough(n)
+    if abs(correlation) >= 1:
+        return 0.0
+    t = correlation * np.sqrt((n - 2) / (1 - correlation**2))
+    return float(2 * stats.t.sf(abs(t), n - 2))
+
+
 def point_biserial(values: np.ndarray, correct: np.ndarray, images: np.ndarray, name: str) -> Estimate:
     """Pearson's correlation of a metric with correctness.
 
-    values, correct: [n], correct of 0 and 1. images: [n], the image of each example. name: of the metric, for the error.
+    values, correct: [n], correct of 0 and 1. images: [n], the image of each example. name: of the metric, for errors.
     Interval and p-value as in `pearson`.
 
     Raises VlmlakeError if the metric is constant, correctness has one class only, or there are fewer than four examples
@@ -51,21 +66,27 @@ def pearson(values: np.ndarray, others: np.ndarray, images: np.ndarray, name: st
     Where examples share images: the standard error of the sum over images of each example's influence (the delta method
     over clusters; Binder 1983), Student's t with one degree of freedom less than there are images.
 
-    Raises VlmlakeError for a constant column, fewer than four examples or fewer than two images.
+    Raises VlmlakeError for a constant column, a NaN, fewer than four examples or fewer than two images.
     """
+    require_aligned(values=values, others=others, images=images)
     require_varying(values, name)
     require_varying(others, f"what {name} is compared with")
+    _require_enough(len(values))
     require_groups(images)
     groups, group = np.unique(images, return_inverse=True)
     n = len(values)
-    found = stats.pearsonr(values, others)
-    r = float(found.statistic)
-    if len(groups) == n:
-        return Estimate(r, *fisher_interval(r, n), FISHER, float(found.pvalue))
     x, y = stats.zscore(np.asarray(values, np.float64)), stats.zscore(np.asarray(others, np.float64))
+    r = float(np.clip((x * y).mean(), -1, 1))
+    if len(groups) == n:
+        return Estimate(r, *fisher_interval(r, n), FISHER, correlation_p_value(r, n))
     influence = np.bincount(group, x * y - r / 2 * (x**2 + y**2)) / n
     error = np.sqrt(len(groups) / (len(groups) - 1) * (influence**2).sum()) / max(1 - r**2, 1e-15)
     centre = np.arctanh(np.clip(r, -1 + 1e-15, 1 - 1e-15))
     half = stats.t.ppf(0.5 + CONFIDENCE / 2, len(groups) - 1) * error
     p_value = 2 * stats.t.sf(abs(centre) / error, len(groups) - 1) if error > 0 else 0.0
     return Estimate(r, float(np.tanh(centre - half)), float(np.tanh(centre + half)), GROUPED, float(p_value))
+
+
+def _require_enough(n: int) -> None:
+    if n < LEAST:
+        raise VlmlakeError(f"a correlation's interval needs at least {LEAST} examples, got {n}")
