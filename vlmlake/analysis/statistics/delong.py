@@ -22,7 +22,7 @@ def delong(scores: np.ndarray, correct: np.ndarray) -> Estimate:
     the two-sided p-value of an area of one half; by midranks, in n log n (Sun and Xu 2014).
 
     scores: [n], higher means more likely right. correct: [n] of 0 and 1. Examples that share images are not
-    independent: theirs is the bootstrap of `auroc`, which for examples with an image each gives nearly the same interval.
+    independent: theirs is the bootstrap of `auroc`, which for examples with an image each gives nearly the same one.
 
     Raises VlmlakeError if a score is no number, for fewer than two right or two wrong answers, or where their scores do
     not overlap: then the variance is 0 and there is no interval.

@@ -97,7 +97,8 @@ def _risk_at(wanted: np.ndarray, answered: np.ndarray, rate: np.ndarray, offset:
     # Rounding must not push a coverage of 1 past the last answer.
     place = np.minimum((answered < wanted - 1e-9).sum(axis=1, keepdims=True), answered.shape[1] - 1)
     risk: np.ndarray = np.take_along_axis(rate, place, 1) + np.take_along_axis(offset, place, 1) / wanted
-    return np.clip(risk[:, 0], 0, 1)
+    clipped: np.ndarray = np.clip(risk[:, 0], 0, 1)
+    return clipped
 
 
 def _bounded(risk: Estimate, scores: np.ndarray, images: np.ndarray, coverage: float) -> Estimate:
