@@ -75,7 +75,9 @@ def consistency(
     examples = xr.Dataset(
         {name: ("example", values) for name, values in numbers.items()}, {"example": data["example"].values}
     )
-    right = correctness(modal, data["gold"].values, rule)
+    golds = data["gold"].values.astype(object)
+    golds[draws < LEAST_DRAWS] = None
+    right = correctness(modal, golds, rule)
     rows = [row for answered in populations(data, rule) for row in _rows(answered, numbers, right, draws, seed)]
     return ConsistencyResult(result_table(rows), examples)
 
@@ -88,13 +90,13 @@ def normalised(answer: str) -> str:
 def agreement(drawn: np.ndarray, greedy: np.ndarray) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     """Of each example the text of its modal answer as it was first drawn, and the three numbers of `consistency`.
 
-    drawn: [n, K] of texts, None where an example has fewer draws. greedy: [n], the greedy answers. Returns [n], None
-    where nothing was drawn, and arrays [n], float64.
+    drawn: [n, K] of texts, None or NaN where an example has fewer draws. greedy: [n], the greedy answers. Returns
+    [n], no text where nothing was drawn, and arrays [n], float64.
     """
-    texts = {text: normalised(text) for text in {*drawn.flat, *greedy} if text is not None}
+    texts = {text: normalised(text) for text in {*drawn.flat, *greedy} if isinstance(text, str)}
     codes = {text: code for code, text in enumerate(dict.fromkeys(texts.values()))}
-    code_of = {None: -1, **{text: codes[text_normalised] for text, text_normalised in texts.items()}}
-    told: np.ndarray = np.array([code_of[text] for text in drawn.flat], np.int64).reshape(drawn.shape)
+    code_of = {text: codes[as_compared] for text, as_compared in texts.items()}
+    told: np.ndarray = np.array([code_of.get(text, -1) for text in drawn.flat], np.int64).reshape(drawn.shape)
     there = told >= 0
     # How often each draw's answer was drawn, its own draw included.
     counts = np.stack([(told == told[:, [draw]]).sum(axis=1) for draw in range(told.shape[1])], axis=1) * there
@@ -150,8 +152,8 @@ def _confidence(
 
 
 def _spread(draws: np.ndarray) -> str:
-    fewest, most = int(draws.min(initial=LEAST_DRAWS)), int(draws.max(initial=0))
-    return str(most) if fewest >= most else f"{fewest} to {most}"
+    told = [str(number) for number in sorted({*draws.tolist()})]
+    return " to ".join(dict.fromkeys((told[0], told[-1]))) if told else "no"
 
 
 CONSISTENCY = Analysis("consistency", "self-consistency of drawn answers as a confidence", consistency)

@@ -140,9 +140,9 @@ def judged(
     scores = {
         (answer, gold): asked.score(answer, gold)
         for answer, gold in dict.fromkeys(pairs)
-        if gold is not None and fits[gold]
+        if isinstance(gold, str) and fits[gold]
     }
-    found = [None if gold is None else scores.get((answer, gold)) for answer, gold in pairs]
+    found = [scores.get((answer, gold)) if isinstance(gold, str) else None for answer, gold in pairs]
     return np.array(found, np.float64), np.array([fits[gold] for _, gold in pairs], bool)
 
 

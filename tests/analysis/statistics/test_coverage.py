@@ -124,7 +124,7 @@ def test_paired_drop_and_only_grouped_ones(images, questions):
 
 def test_risk_at_half_coverage():
     """Right with the probability that the confidence says, from 0.4 to 1: the upper half is wrong in 0.15 of cases."""
-    images = 40
+    images = 60
     rng, image = np.random.default_rng(9), np.repeat(np.arange(images), 3)
     said = 0.4 + 0.6 * stats.norm.cdf(
         np.sqrt(0.5) * (rng.normal(size=(DRAWS, images))[:, image] + rng.normal(size=(DRAWS, len(image))))

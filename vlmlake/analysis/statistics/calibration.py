@@ -44,10 +44,10 @@ def expected_calibration_error(
     al. 2017, equation 3; bins are open below and closed above).
 
     probabilities: [n], of being right. correct: [n] of 0 and 1. images: [n], the image of each example. Noise in the
-    bins raises the error of the examples above that of the population, and that of resamples again, so that percentiles
-    would miss a small one. The lower bound therefore takes off what the bins' gaps move by in 97.5 % of the resamples
-    (the triangle inequality; 0 at least), and the upper one is that of the basic bootstrap (Davison and Hinkley 1997,
-    section 5.2.1), the value at least: it covers at 95 % or more.
+    bins raises the error of the examples above that of the population, and that of resamples again, so that a small
+    one would lie below all percentiles. The upper bound is a percentile, which noise only raises, the value at least;
+    the lower one is the value less what the bins' gaps move by in 97.5 % of the resamples (by the triangle inequality
+    the error moves by no more), 0 at least. Together they cover at 95 % or more.
 
     Raises VlmlakeError for what is no probability, for no examples, and for fewer than two images.
     """
@@ -55,8 +55,8 @@ def expected_calibration_error(
     gaps, moved = drawn(lambda weights: weighted_gaps(probabilities, correct, weights, bins), images, seed)
     value = float(np.abs(gaps).sum())
     noise = np.quantile(np.abs(moved - gaps).sum(axis=1), 0.5 + CONFIDENCE / 2)
-    low = np.quantile(np.abs(moved).sum(axis=1), 0.5 - CONFIDENCE / 2)
-    return Estimate(value, float(max(0.0, value - noise)), float(min(1.0, max(value, 2 * value - low))), OF_BINS)
+    high = np.quantile(np.abs(moved).sum(axis=1), 0.5 + CONFIDENCE / 2)
+    return Estimate(value, float(max(0.0, value - noise)), float(max(value, high)), OF_BINS)
 
 
 def weighted_gaps(probabilities: np.ndarray, correct: np.ndarray, weights: np.ndarray, bins: int = BINS) -> np.ndarray:

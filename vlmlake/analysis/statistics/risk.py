@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -13,7 +13,8 @@ from vlmlake.analysis.statistics.proportions import wilson
 from vlmlake.errors import VlmlakeError
 
 COVERAGES = tuple(tenth / 10 for tenth in range(1, 11))
-NONE_WRONG = "Wilson, images answered"
+FEW_WRONG = 5
+FEW = "Wilson, images answered"
 
 
 @dataclass(frozen=True)
@@ -40,8 +41,8 @@ def risk_curve(
 
     scores: [n], higher means more confident. correct: [n] of 0 and 1. images: [n], the image of each example. Risk at a
     coverage is the share of wrong answers among that share of examples, the most confident ones; equal scores are
-    answered in any order, and what is given is the mean over orders. Where no answer let through is wrong, no resample
-    knows better: its upper bound is Wilson's for as many images as were answered.
+    answered in any order, and what is given is the mean over orders. Where fewer than FEW_WRONG of the answers let
+    through are wrong, resamples know too little of them: the interval is Wilson's for as many images as were answered.
 
     Raises VlmlakeError if a score is no number, there is one class only, fewer than two images, or a coverage is not
     above 0 and at most 1.
@@ -54,10 +55,7 @@ def risk_curve(
     value, values = drawn(lambda weights: weighted_risks(scores, correct, weights, coverages), images, seed)
     estimates = [percentiles(one, many) for one, many in zip(value, values.T, strict=True)]
     *risks, aurc, excess = estimates
-    bounded = [
-        risk if risk.value > 0 else _bounded(risk, scores, images, coverage)
-        for risk, coverage in zip(risks, coverages, strict=True)
-    ]
+    bounded = [_bounded(risk, scores, images, coverage) for risk, coverage in zip(risks, coverages, strict=True)]
     return RiskCurve(tuple(coverages), tuple(bounded), aurc, excess)
 
 
@@ -85,23 +83,28 @@ def weighted_risks(
     area = (rate * counts + offset * (harmonic[answered] - harmonic[answered - counts])).sum(axis=1) / total[:, 0]
     right = total - missed
     best = ((missed - right * (harmonic[total] - harmonic[right])) / total)[:, 0]
-    risks = [
-        _risk_at(np.maximum(coverage * total, 1.0), answered, rate, offset)
-        for coverage in np.asarray(coverages, np.float64)
-    ]
-    return np.column_stack([*risks, area, area - best])
+    wanted = np.maximum(np.asarray(coverages, np.float64) * total, 1.0)
+    place = _places(answered, wanted)
+    risks = np.take_along_axis(rate, place, 1) + np.take_along_axis(offset, place, 1) / wanted
+    return np.column_stack([np.clip(risks, 0, 1), area, area - best])
 
 
-def _risk_at(wanted: np.ndarray, answered: np.ndarray, rate: np.ndarray, offset: np.ndarray) -> np.ndarray:
-    """Expected share of errors after `wanted` answers, [k, 1]; a part of an answer counts as that part."""
+def _places(answered: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    """[k, m]: of the running counts of each row, [k, n], which ascend, the first that reaches each of `wanted`, [k, m];
+    a part of an answer asks for the whole one.
+    """
     # Rounding must not push a coverage of 1 past the last answer.
-    place = np.minimum((answered < wanted - 1e-9).sum(axis=1, keepdims=True), answered.shape[1] - 1)
-    risk: np.ndarray = np.take_along_axis(rate, place, 1) + np.take_along_axis(offset, place, 1) / wanted
-    clipped: np.ndarray = np.clip(risk[:, 0], 0, 1)
-    return clipped
+    whole = np.ceil(wanted - 1e-9).astype(np.int64)
+    # The rows one behind the other ascend too, once each begins above the end of the one before.
+    apart = np.arange(len(answered))[:, None] * (int(answered.max()) + 1)
+    found = np.searchsorted((answered + apart).ravel(), (whole + apart).ravel()).reshape(whole.shape)
+    places: np.ndarray = found - np.arange(len(answered))[:, None] * answered.shape[1]
+    return places
 
 
 def _bounded(risk: Estimate, scores: np.ndarray, images: np.ndarray, coverage: float) -> Estimate:
-    first = np.argsort(-np.asarray(scores, np.float64), kind="stable")[: max(1, int(coverage * len(scores)))]
-    high = wilson(0, len(np.unique(images[first])))[1]
-    return replace(risk, high=max(risk.high, high), interval=NONE_WRONG)
+    answered = np.argsort(-np.asarray(scores, np.float64), kind="stable")[: max(1, round(coverage * len(scores)))]
+    if risk.value * len(answered) >= FEW_WRONG:
+        return risk
+    groups = len(np.unique(images[answered]))
+    return Estimate(risk.value, *wilson(risk.value * groups, groups), FEW)
