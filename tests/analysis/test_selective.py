@@ -169,10 +169,23 @@ def test_other_coverages_may_be_asked_for():
     assert set(found.rows(statistic="risk")["at"]) == {0.25, 0.8}
 
 
-def test_right_answers_only_are_refused_by_name():
+def test_where_all_answers_are_right_there_is_no_curve_but_a_brier_score():
     data = planted_answers(10)
-    with pytest.raises(VlmlakeError, match=r"planted-0+: .*60 of 60 answers are right: expected right and wrong ones"):
-        selective(with_texts(data, answer=data["gold"].values))
+    found = selective(with_texts(data, answer=data["gold"].values))
+    for statistic in ("auroc", "aurc"):
+        row = found.row(metric="first_gap", statistic=statistic, split="all")
+        assert (row["value"], row["note"]) == (None, "60 of 60 answers are right: expected right and wrong ones")
+    assert found.rows(statistic="risk").is_empty()
+    assert found.row(metric="first_log_prob", statistic="brier", split="all")["value"] > 0
+
+
+def test_nothing_to_compare_is_refused_by_name():
+    data = planted_answers(10)
+    metrics = _metrics(data, fusion=(("example",), lambda right, normal: 1 / (1 + np.exp(-normal))))
+    metrics["fusion"][:] = np.nan
+    blind = data.assign_coords({name: data[name] * np.nan for name in COORDINATES})
+    with pytest.raises(VlmlakeError, match=r"planted-0+: .*found no margin_pred in this run; .*has first_gap"):
+        selective(blind, metrics=metrics)
 
 
 def test_it_comes_after_those_whose_numbers_it_compares():

@@ -44,7 +44,8 @@ def labels(source: Source, *, rule: str = DEFAULT_RULE, seed: int = 0, parameter
     Rows per split: `accuracy` and `unparsed` (the share of answers that the rule cannot read: neither right nor wrong,
     and in no other row) as proportions; the mean `score` where the rule scores between 0 and 1; and where all gold
     answers are yes or no POPE's own scores (Li et al. 2023, section 5), with `yes` as the positive class: `precision`,
-    `recall` and `f1` as ratios, `yes_ratio` as the proportion of answers read as yes.
+    `recall` and `f1` as ratios, `yes_ratio` as the proportion of answers read as yes. Pooled over POPE's splits, which
+    share their questions with the answer yes, these are counted once: the pooled precision is then no mean of theirs.
 
     Raises VlmlakeError for an unknown rule, and if it can label no example.
     """
