@@ -143,9 +143,9 @@ def test_examples_that_a_rule_cannot_label_are_counted_and_neither_right_nor_wro
     gold[:2], gold[2:5], gold[5] = None, TEN, "a cat"
     data = with_texts(data, gold=gold)
     notes = {
-        "pope_official": (54, "6 without a gold answer yes or no"),
-        "exact": (55, "5 without a single gold answer"),
-        "vqa_soft": (3, "57 without ten answers"),
+        "pope_official": (54, "2 without a gold answer; 4 whose gold answer is neither yes nor no"),
+        "exact": (55, "2 without a gold answer; 3 with several gold answers"),
+        "vqa_soft": (3, "2 without a gold answer; 55 without ten answers"),
     }
     for rule, (n, note) in notes.items():
         chosen = population(data, rule=rule)

@@ -137,7 +137,8 @@ def with_unparsed(data: xr.Dataset, split: str = ALL_SPLITS, rule: str = DEFAULT
     scores, labelled = judged(data["answer"].values[asked], data["gold"].values[asked], rule)
     places = asked[labelled]
     used = data.drop_vars(list(data.data_vars)).isel(example=places)
-    left_out = int((~labelled).sum())
+    told = np.array([isinstance(gold, str) for gold in data["gold"].values[asked]], bool)
+    without, unlike = int((~told).sum()), int((told & ~labelled).sum())
     return Population(
         data=used,
         places=places,
@@ -146,7 +147,10 @@ def with_unparsed(data: xr.Dataset, split: str = ALL_SPLITS, rule: str = DEFAULT
         rule=rule,
         correct=right_or_wrong(scores[labelled]),
         images=used["image_sha256"].values,
-        note=f"{left_out} {rule_named(rule).without}" if left_out else None,
+        note=joined(
+            f"{without} without a gold answer" if without else None,
+            f"{unlike} {rule_named(rule).without}" if unlike else None,
+        ),
     )
 
 

@@ -61,8 +61,8 @@ class Rule:
     """One rule; a change of what it decides is a new version, and with this file's content the code id of findings too.
 
     source: where it comes from. score: answer and gold answer to a score between 0 and 1, or None for an answer that it
-    cannot read. fits: whether a gold answer is one that it can compare with; `without` says in notes what an example
-    lacks otherwise: it has no label then. says: how it reads an answer to a yes/no question.
+    cannot read. fits: whether a gold answer is one that it can compare with; `without` says in notes what is wrong
+    with another: the example has no label then. says: how it reads an answer to a yes/no question.
     """
 
     name: str
@@ -70,7 +70,7 @@ class Rule:
     source: str
     score: Callable[[str, str], float | None]
     fits: Callable[[str], bool]
-    without: str = "without a gold answer"
+    without: str
     says: Callable[[str], str | None] | None = None
 
     @property
@@ -87,7 +87,7 @@ RULES: dict[str, Rule] = {
             "AoiDragon/POPE, evaluate.py",
             pope_official,
             is_yes_or_no,
-            "without a gold answer yes or no",
+            "whose gold answer is neither yes nor no",
             pope_says,
         ),
         Rule(
@@ -96,10 +96,10 @@ RULES: dict[str, Rule] = {
             "lmms-eval, POPE",
             exact,
             lambda gold: ten_answers(gold) is None,
-            "without a single gold answer",
+            "with several gold answers",
             lambda answer: answer.strip().lower(),
         ),
-        Rule("yes_xor_no", 1, "vlmlake", yes_xor_no, is_yes_or_no, "without a gold answer yes or no", xor_says),
+        Rule("yes_xor_no", 1, "vlmlake", yes_xor_no, is_yes_or_no, "whose gold answer is neither yes nor no", xor_says),
         Rule(
             "vqa_soft",
             1,

@@ -137,7 +137,7 @@ def test_delong_and_the_bootstrap_agree_where_every_example_has_its_image(separa
     assert (formula.low, formula.high) == pytest.approx((resampled.low, resampled.high), abs=0.006)
 
 
-@FEW
+@settings(max_examples=12, deadline=None)
 @given(st.integers(1, 30), st.integers(0, 2**32 - 1))
 def test_holm_is_statsmodels(m, seed):
     p_values = np.random.default_rng(seed).random(m).round(2) ** 3

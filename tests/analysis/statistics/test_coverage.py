@@ -13,7 +13,7 @@ from vlmlake.analysis.statistics.risk import risk_curve
 from vlmlake.analysis.statistics.roc import auroc
 
 DRAWS = 200
-SIZES = pytest.mark.parametrize(("images", "questions"), [(40, 3), (60, 4)])
+SIZES = pytest.mark.parametrize(("images", "questions"), [(32, 4), (50, 3)])
 
 
 def _coverage(truth, intervals):
@@ -124,7 +124,7 @@ def test_paired_drop_and_only_grouped_ones(images, questions):
 
 def test_risk_at_half_coverage():
     """Right with the probability that the confidence says, from 0.4 to 1: the upper half is wrong in 0.15 of cases."""
-    images = 60
+    images = 50
     rng, image = np.random.default_rng(9), np.repeat(np.arange(images), 3)
     said = 0.4 + 0.6 * stats.norm.cdf(
         np.sqrt(0.5) * (rng.normal(size=(DRAWS, images))[:, image] + rng.normal(size=(DRAWS, len(image))))
