@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
+from scipy import stats
 
 from vlmlake.analysis.statistics.estimate import CONFIDENCE, Estimate, require_groups
 from vlmlake.errors import VlmlakeError
@@ -36,14 +37,15 @@ def image_weights(images: np.ndarray, seed: int, resamples: int = RESAMPLES) -> 
 
 
 def bootstrapped(statistic: Weighted, images: np.ndarray, seed: int, resamples: int = RESAMPLES) -> Estimate:
-    """A statistic of weighted examples with its percentile interval (Efron and Tibshirani 1993, section 13.3).
+    """A statistic of weighted examples with its percentile interval (Efron and Tibshirani 1993, section 13.3), at
+    `levels`.
 
     statistic: takes weights [k, n] and returns [k], NaN where a resample has no value.
 
     Raises VlmlakeError for fewer than two images, if the statistic has no value on the examples themselves, or none in
     more than MOST_WITHOUT of the resamples.
     """
-    return percentiles(*drawn(statistic, images, seed, resamples))
+    return percentiles(*drawn(statistic, images, seed, resamples), images)
 
 
 def drawn(
@@ -64,7 +66,19 @@ def drawn(
     return value, np.concatenate(pieces)
 
 
-def percentiles(value: np.ndarray | float, values: np.ndarray) -> Estimate:
+def levels(images: np.ndarray) -> tuple[float, float]:
+    """The levels of the lower and the upper percentile for as many images as there are.
+
+    Resamples of G images spread less than samples do, by (G - 1) / G, and know their spread only so well: the levels
+    are those of sqrt(G / (G - 1)) times Student's t with G - 1 degrees of freedom (Hesterberg 2015, "What teachers
+    should know about the bootstrap", expanded percentiles).
+    """
+    groups = len(np.unique(images))
+    reach = np.sqrt(groups / (groups - 1)) * stats.t.ppf(0.5 + CONFIDENCE / 2, groups - 1)
+    return float(stats.norm.cdf(-reach)), float(stats.norm.cdf(reach))
+
+
+def percentiles(value: np.ndarray | float, values: np.ndarray, images: np.ndarray) -> Estimate:
     """The percentile interval of one statistic. value: on the examples; values: [resamples].
 
     Raises VlmlakeError where `value` is NaN, or more than MOST_WITHOUT of `values` are.
@@ -77,7 +91,7 @@ def percentiles(value: np.ndarray | float, values: np.ndarray) -> Estimate:
             f"the statistic has no value on {without} of {len(values)} resamples of the images: what it compares is "
             "found in too few of them"
         )
-    low, high = np.nanquantile(values, (0.5 - CONFIDENCE / 2, 0.5 + CONFIDENCE / 2))
+    low, high = np.nanquantile(values, levels(images))
     return Estimate(float(value), float(low), float(high), BY_IMAGE)
 
 

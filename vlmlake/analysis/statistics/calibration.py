@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from vlmlake.analysis.statistics.bootstrap import BY_IMAGE, bootstrapped, drawn
+from vlmlake.analysis.statistics.bootstrap import BY_IMAGE, bootstrapped, drawn, levels
 from vlmlake.analysis.statistics.estimate import (
-    CONFIDENCE,
     Estimate,
     require_aligned,
     require_binary,
@@ -46,7 +45,7 @@ def expected_calibration_error(
     probabilities: [n], of being right. correct: [n] of 0 and 1. images: [n], the image of each example. Noise in the
     bins raises the error of the examples above that of the population, and that of resamples again, so that a small
     one would lie below all percentiles. The upper bound is a percentile, which noise only raises, the value at least;
-    the lower one is the value less what the bins' gaps move by in 97.5 % of the resamples (by the triangle inequality
+    the lower one is the value less what the bins' gaps move by in most of the resamples (by the triangle inequality
     the error moves by no more), 0 at least. Together they cover at 95 % or more.
 
     Raises VlmlakeError for what is no probability, for no examples, and for fewer than two images.
@@ -54,8 +53,8 @@ def expected_calibration_error(
     _require_probabilities(probabilities, correct, images)
     gaps, moved = drawn(lambda weights: weighted_gaps(probabilities, correct, weights, bins), images, seed)
     value = float(np.abs(gaps).sum())
-    noise = np.quantile(np.abs(moved - gaps).sum(axis=1), 0.5 + CONFIDENCE / 2)
-    high = np.quantile(np.abs(moved).sum(axis=1), 0.5 + CONFIDENCE / 2)
+    upper = levels(images)[1]
+    noise, high = (np.quantile(np.abs(part).sum(axis=1), upper) for part in (moved - gaps, moved))
     return Estimate(value, float(max(0.0, value - noise)), float(max(value, high)), OF_BINS)
 
 

@@ -53,7 +53,7 @@ def risk_curve(
     if not all(0 < coverage <= 1 for coverage in coverages):
         raise VlmlakeError(f"coverages are {list(coverages)}: expected shares above 0, at most 1")
     value, values = drawn(lambda weights: weighted_risks(scores, correct, weights, coverages), images, seed)
-    estimates = [percentiles(one, many) for one, many in zip(value, values.T, strict=True)]
+    estimates = [percentiles(one, many, images) for one, many in zip(value, values.T, strict=True)]
     *risks, aurc, excess = estimates
     bounded = [_bounded(risk, scores, images, coverage) for risk, coverage in zip(risks, coverages, strict=True)]
     return RiskCurve(tuple(coverages), tuple(bounded), aurc, excess)
