@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import polars as pl
 import pytest
+from vlmlake.analysis.samples import sample
 
 from vlmlake import open_lake
 from vlmlake.analysis.analyze import analyze
-from vlmlake.analysis.samples import sample
 from vlmlake.errors import VlmlakeError
 from vlmlake.ingest.decoding import Decoding
 from vlmlake.ingest.extract import extract

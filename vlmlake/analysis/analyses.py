@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from vlmlake.analysis.attention import ATTENTION
 from vlmlake.analysis.attribution import ATTRIBUTION
+from vlmlake.analysis.consistency import CONSISTENCY
 from vlmlake.analysis.contract import Analysis
 from vlmlake.analysis.labels import LABELS
 from vlmlake.analysis.margins.margins import MARGINS
+from vlmlake.analysis.selective import SELECTIVE
 
-ANALYSES: dict[str, Analysis] = {analysis.name: analysis for analysis in (LABELS, ATTENTION, MARGINS, ATTRIBUTION)}
+ORDER = (LABELS, ATTENTION, MARGINS, ATTRIBUTION, CONSISTENCY, SELECTIVE)
+
+ANALYSES: dict[str, Analysis] = {analysis.name: analysis for analysis in ORDER}

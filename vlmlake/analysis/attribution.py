@@ -13,12 +13,12 @@ from dask.delayed import Delayed
 
 from vlmlake.analysis.blocks import computed, example_pieces
 from vlmlake.analysis.contract import Analysis, NoParameters, Source, dataset_of, kept_array
-from vlmlake.analysis.margins.curves import Curve, populations
+from vlmlake.analysis.margins.curves import Curve
 from vlmlake.analysis.margins.layers import block_numbers, whole_stack
 from vlmlake.analysis.margins.lens import rms
 from vlmlake.analysis.margins.readouts import Readouts
 from vlmlake.analysis.margins.spellings import NONE
-from vlmlake.analysis.population import Population
+from vlmlake.analysis.population import Population, populations
 from vlmlake.analysis.result import Result, Row, new_axes, result_table
 from vlmlake.analysis.rules import DEFAULT_RULE
 from vlmlake.errors import VlmlakeError

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from vlmlake.analysis.rules import DEFAULT_RULE, correctness
+from vlmlake.analysis.rules import DEFAULT_RULE, judged, right_or_wrong, rule_named
 from vlmlake.analysis.statistics.estimate import Estimate
 from vlmlake.errors import VlmlakeError
 
@@ -58,11 +59,12 @@ class Population:
 
     @cached_property
     def _counts(self) -> dict[str, Any]:
+        parsed = ~np.isnan(self.correct)
         return {
             "n": len(self),
             "n_items": len(set(zip(self.images, self.data["question"].values, strict=True))),
             "n_images": len(set(self.images)),
-            "base_rate": float(self.correct.mean()) if len(self) else None,
+            "base_rate": float(self.correct[parsed].mean()) if parsed.any() else None,
         }
 
     def row(
@@ -88,38 +90,67 @@ class Population:
         """The row of a statistic that its estimator refused: no value, and the reason as its note."""
         return self.row(metric, statistic, None, note=str(error), **more)
 
+    def estimated(
+        self, metric: str, statistic: str, estimator: Callable[[], Estimate], note: str | None = None, **more: Any
+    ) -> dict[str, Any]:
+        """The row of what an estimator gives when it is called, or of its refusal."""
+        try:
+            return self.row(metric, statistic, estimator(), note, **more)
+        except VlmlakeError as error:
+            return self.row(metric, statistic, None, joined(note, str(error)), **more)
+
 
 def population(data: xr.Dataset, split: str = ALL_SPLITS, rule: str = DEFAULT_RULE) -> Population:
     """The labelled examples of one split, or of all: a pair that several splits ask is then counted once.
 
     Raises VlmlakeError if nothing is left.
     """
+    answered = with_unparsed(data, split, rule)
+    parsed = ~np.isnan(answered.correct)
+    if not parsed.any():
+        why = joined(answered.note, f"{len(parsed)} unparsed" if len(parsed) else None)
+        raise VlmlakeError(
+            f"run {data.attrs['run']} has no labelled examples of split {split} under the rule {rule}"
+            f"{f' ({why})' if why else ''}"
+        )
+    return answered.where(parsed, "unparsed")
+
+
+def populations(data: xr.Dataset, rule: str = DEFAULT_RULE) -> list[Population]:
+    """The labelled examples pooled, and those of each split that has some.
+
+    Raises VlmlakeError if there are none at all.
+    """
+    pooled, *splits = splits_of(data)
+    answered = [with_unparsed(data, split, rule) for split in splits]
+    labelled = [one.where(~np.isnan(one.correct), "unparsed") for one in answered]
+    return [population(data, pooled, rule), *(one for one in labelled if len(one))]
+
+
+def with_unparsed(data: xr.Dataset, split: str = ALL_SPLITS, rule: str = DEFAULT_RULE) -> Population:
+    """The same with the answers that the rule cannot read: `correct` is NaN for them. It may be empty."""
     chosen = np.ones(data.sizes["example"], bool) if split == ALL_SPLITS else data["split"].values == split
     pairs = np.char.add(data["image_sha256"].values.astype(str), data["question"].values.astype(str))
     _, first = np.unique(np.where(chosen, pairs, ""), return_index=True)
     kept = np.zeros(len(chosen), bool)
     kept[first] = True
-    rows = np.flatnonzero(kept & chosen)
-    with_gold = np.array([isinstance(gold, str) for gold in data["gold"].values[rows]], bool)
-    without_gold, rows = int((~with_gold).sum()), rows[with_gold]
-    verdicts = correctness(data["answer"].values[rows], data["gold"].values[rows], rule)
-    parsed = ~np.isnan(verdicts)
-    if not parsed.any():
-        raise VlmlakeError(f"run {data.attrs['run']} has no labelled examples of split {split} under the rule {rule}")
-    left_out = int((~parsed).sum())
-    places = rows[parsed]
+    asked = np.flatnonzero(kept & chosen)
+    scores, labelled = judged(data["answer"].values[asked], data["gold"].values[asked], rule)
+    places = asked[labelled]
     used = data.drop_vars(list(data.data_vars)).isel(example=places)
+    told = np.array([isinstance(gold, str) for gold in data["gold"].values[asked]], bool)
+    without, unlike = int((~told).sum()), int((told & ~labelled).sum())
     return Population(
         data=used,
         places=places,
-        dataset="+".join(sorted(set(used["dataset"].values))),
+        dataset="+".join(sorted(set(data["dataset"].values[asked]))),
         split=split,
         rule=rule,
-        correct=verdicts[parsed],
+        correct=right_or_wrong(scores[labelled]),
         images=used["image_sha256"].values,
         note=joined(
-            f"{left_out} unparsed" if left_out else None,
-            f"{without_gold} without a gold answer" if without_gold else None,
+            f"{without} without a gold answer" if without else None,
+            f"{unlike} {rule_named(rule).without}" if unlike else None,
         ),
     )
 

@@ -70,6 +70,23 @@ def test_the_answers_of_vqa_are_found(tmp_path):
     assert (example.question_id, example.gold) == ("9", "net")
 
 
+@pytest.mark.parametrize("suffix", [".jsonl", ".parquet"])
+def test_the_answers_of_several_annotators_are_kept_as_json(tmp_path, suffix):
+    texts = ["net", "netting", 'a "net"', "filet à", "2", "net", "net", "net", "net", "net"]
+    told = [{"answer": text, "answer_confidence": "yes", "answer_id": number} for number, text in enumerate(texts)]
+    rows = [{"question": "What?", "image": "a.png", "answers": given} for given in ([], told)]
+    empty, example = load_dataset([write(tmp_path, rows, suffix)], columns={"gold": "answers"})
+    assert empty.gold is None
+    assert json.loads(example.gold) == texts
+    assert "filet à" in example.gold
+
+
+def test_plain_lists_of_texts_and_numbers_are_answers_too(tmp_path):
+    row = {"question": "What?", "image": "a.png", "answer": ["net", 2]}
+    (example,) = load_dataset([write(tmp_path, [row], ".jsonl")])
+    assert example.gold == '["net", "2"]'
+
+
 @pytest.mark.parametrize(
     ("row", "message"),
     [
@@ -87,7 +104,10 @@ def test_the_answers_of_vqa_are_found(tmp_path):
         ({"question": "?", "image": "a.png", "id": 1.5}, r"line 1: id is 1.5, expected a text"),
         ({"question": "?", "image": "a.png", "id": None}, r"line 1: id is None, expected a text"),
         ({"question": "?", "image": "a.png", "answer": True}, r"line 1: answer is True, expected a text"),
-        ({"question": "?", "image": "a.png", "answer": ["yes"]}, r"line 1: answer is \['yes'\], expected a text"),
+        ({"question": "?", "image": "a.png", "answer": ["yes", None]}, r"line 1: answer is None, expected a text"),
+        ({"question": "?", "image": "a.png", "answer": [["yes"]]}, r"line 1: answer is \['yes'\], expected a text"),
+        ({"question": "?", "image": "a.png", "answer": [{"a": "yes"}]}, r"line 1: answer is None, expected a text"),
+        ({"question": "?", "image": "a.png", "answer": {"a": 1}}, r"line 1: answer is \{'a': 1\}, expected a text"),
         ([1], r"line 1: expected an object, one example, got list|item 1: .*got int"),
     ],
 )  # fmt: skip

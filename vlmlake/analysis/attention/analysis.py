@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 import xarray as xr
 
-from vlmlake.analysis.attention.findings import Row, head_rows, layer_rows
-from vlmlake.analysis.attention.layers import entropy_change, profile_rows
+from vlmlake.analysis.attention.findings import Row, confidence_row, head_rows, layer_rows
+from vlmlake.analysis.attention.layers import DERIVED, entropy_change, profile_rows
 from vlmlake.analysis.attention.maps import ANSWER, EXAMPLE_METRICS, HEAD_METRICS
 from vlmlake.analysis.attention.tasks import READOUT, WHOLE, Attention, attention_numbers
 from vlmlake.analysis.attention.updates import IMAGE_UPDATE, image_updates
 from vlmlake.analysis.contract import Analysis, Source, dataset_of
-from vlmlake.analysis.population import ALL_SPLITS, Population, population, splits_of
+from vlmlake.analysis.population import ALL_SPLITS, Population, populations
 from vlmlake.analysis.result import Result, new_axes, result_table
 from vlmlake.analysis.rules import DEFAULT_RULE
 from vlmlake.errors import VlmlakeError
@@ -80,7 +79,8 @@ def attention(
     where an example has no such query, or a block none before it.
 
     Table: of each metric, block, position and split its `mean` and its `point_biserial` correlation with correctness,
-    and the same of each example's mean over blocks (layer `mean`). For the split `all` also, by `head`, the mean of
+    and the same of each example's mean over blocks (layer `mean`); of the latter entropy_normalised also correlated
+    with the answer's first log-prob (`pearson_first_log_prob`). For the split `all` also, by `head`, the mean of
     entropy_normalised and image_mass and the correlation of the former (no number for a head that gives an image
     nothing that the stored dtype can hold), and where mean entropy locks on, rests and diffuses (`layers.profile`).
     Intervals are grouped by image; a column that has no estimate is a row without a value whose note says why.
@@ -89,7 +89,7 @@ def attention(
     damaged: do not sum to 1, look ahead, hold negative weights, or give the image nothing.
     """
     data = dataset_of(source)
-    groups = _populations(data, rule)
+    groups = populations(data, rule)
     found = attention_numbers(data, parameters.row_sum_tolerance)
     numbers = _numbers(found)
     updates = image_updates(data, found.layers)
@@ -108,20 +108,13 @@ def attention(
                 chosen = everyone.where(told[everyone.places], "without an answer token")
             for metric, values in numbers.items():
                 rows += layer_rows(chosen, metric, values[kind, chosen.places], found.layers, position)
+            entropy = numbers["entropy_normalised"][kind, chosen.places]
+            rows.append(confidence_row(chosen, "entropy_normalised", entropy, position))
             if chosen.split == ALL_SPLITS:
                 change = numbers[CHANGE][kind, chosen.places]
                 rows += profile_rows(chosen, change, found.layers, parameters.plateau_threshold, seed, position)
                 rows += _of_heads(chosen, found, kind, position)
     return AttentionResult(result_table(rows), _examples(data, found, numbers, updates))
-
-
-def _populations(data: xr.Dataset, rule: str) -> list[Population]:
-    """Of all examples, and of each split that has any with a label. Raises VlmlakeError if none has."""
-    groups = [population(data, ALL_SPLITS, rule)]
-    for split in splits_of(data)[1:]:
-        with suppress(VlmlakeError):  # none of this split has a label: there is nothing to count it by
-            groups.append(population(data, split, rule))
-    return groups
 
 
 def _numbers(found: Attention) -> dict[str, np.ndarray]:
@@ -156,5 +149,6 @@ ATTENTION = Analysis(
     attention,
     reads=(f"{WHOLE}|{READOUT}",),
     takes=(IMAGE_UPDATE,),
+    headline=("entropy_normalised", "image_mass", *(metric for metric, _ in DERIVED)),
     parameters=DEFAULTS,
 )

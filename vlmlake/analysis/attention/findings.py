@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from vlmlake.analysis.population import Population
-from vlmlake.analysis.statistics.correlation import point_biserials
+from vlmlake.analysis.statistics.correlation import pearson, point_biserials
 from vlmlake.analysis.statistics.estimate import Estimate
 from vlmlake.analysis.statistics.means import means
 from vlmlake.errors import VlmlakeError
@@ -33,6 +33,20 @@ def layer_rows(
     labels = [{"layer": layer, "position": position} for layer in (*kept, MEAN_OF_LAYERS)]
     names = [f"{metric} at {layer}" for layer in kept] + [f"the mean of {metric}"]
     return _correlations(chosen, metric, columns, names, labels) + _means(chosen, metric, columns, names, labels)
+
+
+def confidence_row(chosen: Population, metric: str, values: np.ndarray, position: str) -> Row:
+    """Correlation of each example's mean over blocks with the log-prob of its answer's first token. values:
+    [len(chosen), L].
+    """
+    column, confidence = values.mean(axis=1), chosen.data["first_log_prob"].values
+    return chosen.estimated(
+        metric,
+        "pearson_first_log_prob",
+        lambda: pearson(column, confidence, chosen.images, f"the mean of {metric}"),
+        layer=MEAN_OF_LAYERS,
+        position=position,
+    )
 
 
 def head_rows(

@@ -78,10 +78,9 @@ def profile_rows(
         found = bootstrapped_together(statistic, chosen.images, seed)
     except VlmlakeError as error:
         return [chosen.refusal(metric, statistic, error, position=position) for metric, statistic in DERIVED]
-    flat = VlmlakeError(f"no block changes mean entropy by less than {threshold:g} nats")
     return [
-        chosen.row(metric, statistic, estimate, position=position)
-        if estimate
-        else chosen.refusal(metric, statistic, flat, position=position)
+        chosen.refusal(metric, statistic, estimate, position=position)
+        if isinstance(estimate, VlmlakeError)
+        else chosen.row(metric, statistic, estimate, position=position)
         for (metric, statistic), estimate in zip(DERIVED, found, strict=True)
     ]

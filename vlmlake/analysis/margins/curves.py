@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from functools import partial
 
 import numpy as np
-import xarray as xr
 
 from vlmlake.analysis.margins.layers import crossing, onset, peak
-from vlmlake.analysis.population import Population, joined, population, splits_of
+from vlmlake.analysis.population import Population, joined
 from vlmlake.analysis.result import Row
 from vlmlake.analysis.statistics.bootstrap import bootstrapped
 from vlmlake.analysis.statistics.correlation import point_biserial
@@ -108,18 +106,6 @@ class Curve:
             return self.chosen.row(metric, statistic, estimate(), note, layer=layer)
         except VlmlakeError as error:
             return self.chosen.refusal(metric, statistic, error, layer=layer)
-
-
-def populations(data: xr.Dataset, rule: str) -> Iterator[Population]:
-    """The labelled examples of all splits together, then of each that has some.
-
-    Raises VlmlakeError if none has.
-    """
-    pooled, *splits = splits_of(data)
-    yield population(data, pooled, rule)
-    for split in splits:
-        with suppress(VlmlakeError):
-            yield population(data, split, rule)
 
 
 def _varying_auroc(values: np.ndarray, correct: np.ndarray, images: np.ndarray, seed: int, name: str) -> Estimate:

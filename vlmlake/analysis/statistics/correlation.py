@@ -10,6 +10,7 @@ from scipy import stats
 from vlmlake.analysis.statistics.estimate import (
     CONFIDENCE,
     Estimate,
+    require_aligned,
     require_groups,
     require_two_classes,
     require_varying,
@@ -19,6 +20,8 @@ from vlmlake.errors import VlmlakeError
 
 FISHER = "Fisher z"
 GROUPED = "Fisher z, images as groups"
+LEAST = 4
+"""Examples that a correlation's interval needs."""
 
 
 def fisher_interval(correlation: float, n: int, confidence: float = CONFIDENCE) -> tuple[float, float]:
@@ -27,11 +30,23 @@ def fisher_interval(correlation: float, n: int, confidence: float = CONFIDENCE) 
 
     Raises VlmlakeError for fewer than four pairs.
     """
-    if n < 4:
-        raise VlmlakeError(f"a correlation's interval needs at least 4 examples, got {n}")
+    _require_enough(n)
     half = stats.norm.ppf(0.5 + confidence / 2) / np.sqrt(n - 3)
     centre = np.arctanh(np.clip(correlation, -1 + 1e-15, 1 - 1e-15))
     return float(np.tanh(centre - half)), float(np.tanh(centre + half))
+
+
+def correlation_p_value(correlation: float, n: int) -> float:
+    """Two-sided p-value of a correlation of n independent pairs: Student's t with n - 2 degrees of freedom, as
+    scipy.stats.pearsonr.
+
+    Raises VlmlakeError for fewer than four pairs.
+    """
+    _require_enough(n)
+    if abs(correlation) >= 1:
+        return 0.0
+    t = correlation * np.sqrt((n - 2) / (1 - correlation**2))
+    return float(2 * stats.t.sf(abs(t), n - 2))
 
 
 def point_biserial(values: np.ndarray, correct: np.ndarray, images: np.ndarray, name: str) -> Estimate:
@@ -54,9 +69,12 @@ def pearson(values: np.ndarray, others: np.ndarray, images: np.ndarray, name: st
     Where examples share images: the standard error of the sum over images of each example's influence (the delta method
     over clusters; Binder 1983), Student's t with one degree of freedom less than there are images.
 
-    Raises VlmlakeError for a constant column, fewer than four examples or fewer than two images.
+    Raises VlmlakeError for a constant column, a NaN, fewer than four examples or fewer than two images.
     """
+    require_aligned(values=values, others=others, images=images)
+    require_varying(values, name)
     require_varying(others, f"what {name} is compared with")
+    _require_enough(len(values))
     require_groups(images)
     (found,) = _pearsons(np.asarray(values)[:, None], others, images, [name])
     if isinstance(found, VlmlakeError):
@@ -72,6 +90,8 @@ def point_biserials(
     Raises VlmlakeError if correctness has one class only, or there are fewer than four examples or two images.
     """
     require_two_classes(correct)
+    require_aligned(values=values, others=correct, images=images)
+    _require_enough(len(values))
     require_groups(images)
     return _pearsons(values, correct, images, names)
 
@@ -104,9 +124,10 @@ def _estimates(values: np.ndarray, others: np.ndarray, images: np.ndarray) -> li
     centre = np.arctanh(np.clip(r, -1 + 1e-15, 1 - 1e-15))
     if len(groups) == n:
         bounds = [fisher_interval(one, n) for one in r.tolist()]
-        with np.errstate(divide="ignore"):
-            p_values = 2 * stats.t.sf(np.abs(r) * np.sqrt((n - 2) / (1 - r**2)), n - 2)
-        return [Estimate(float(one), *ends, FISHER, float(p)) for one, ends, p in zip(r, bounds, p_values, strict=True)]
+        return [
+            Estimate(one, *ends, FISHER, correlation_p_value(one, n))
+            for one, ends in zip(r.tolist(), bounds, strict=True)
+        ]
     sums = group_sums(np.concatenate([x * y[:, None], x**2, (y**2)[:, None]], axis=1), group)
     columns = len(r)
     influence = (sums[:, :columns] - r / 2 * (sums[:, columns:-1] + sums[:, -1:])) / n
@@ -120,3 +141,8 @@ def _estimates(values: np.ndarray, others: np.ndarray, images: np.ndarray) -> li
             r.tolist(), np.tanh(centre - half).tolist(), np.tanh(centre + half).tolist(), p_values.tolist(), strict=True
         )
     ]
+
+
+def _require_enough(n: int) -> None:
+    if n < LEAST:
+        raise VlmlakeError(f"a correlation's interval needs at least {LEAST} examples, got {n}")

@@ -9,6 +9,8 @@ import numpy as np
 from vlmlake.errors import VlmlakeError
 
 CONFIDENCE = 0.95
+ROUNDING = 1e-13
+"""A column whose spread is below this share of its size is constant but for rounding (scipy.stats.pearsonr warns)."""
 
 
 @dataclass(frozen=True)
@@ -23,18 +25,43 @@ class Estimate:
 
 
 def require_two_classes(correct: np.ndarray) -> None:
-    """Raises VlmlakeError unless there are right and wrong answers."""
+    """Raises VlmlakeError unless there are right (1) and wrong (0) answers, and nothing else."""
+    require_binary(correct, "correctness")
     right = int(np.sum(correct))
     if right in (0, len(correct)):
         raise VlmlakeError(f"{right} of {len(correct)} answers are right: expected right and wrong ones")
 
 
+def require_binary(values: np.ndarray, name: str) -> None:
+    """Raises VlmlakeError for a value that is neither 0 nor 1. name: for the error."""
+    other = ~np.isin(values, (0, 1))
+    if other.any():
+        raise VlmlakeError(f"{name} is neither 0 nor 1 for {int(other.sum())} of {len(values)} examples")
+
+
+def require_numbers(values: np.ndarray, name: str) -> None:
+    """Raises VlmlakeError for no values at all, or one that is NaN or infinite. name: for the error."""
+    if not len(values):
+        raise VlmlakeError(f"{name} of no examples: expected at least 1")
+    none = ~np.isfinite(values)
+    if none.any():
+        raise VlmlakeError(f"{name} is no number for {int(none.sum())} of {len(values)} examples")
+
+
 def require_varying(values: np.ndarray, name: str) -> None:
     """Raises VlmlakeError for a constant column, or one that holds no number somewhere. name: for the error."""
-    if not np.isfinite(values).all():
-        raise VlmlakeError(f"{name} is no number for {int((~np.isfinite(values)).sum())} of {len(values)} examples")
-    if len(values) and np.ptp(values) == 0:
+    require_numbers(values, name)
+    spread = np.asarray(values, np.float64) - np.mean(values, dtype=np.float64)
+    if np.ptp(values) == 0 or np.linalg.norm(spread) < ROUNDING * np.linalg.norm(values):
         raise VlmlakeError(f"{name} is constant over all {len(values)} examples: it has no correlation with anything")
+
+
+def require_aligned(**columns: np.ndarray) -> None:
+    """Raises VlmlakeError unless all columns, given by their names, have one value per example."""
+    lengths = {name: len(column) for name, column in columns.items()}
+    if len(set(lengths.values())) > 1:
+        told = ", ".join(f"{length} {name}" for name, length in lengths.items())
+        raise VlmlakeError(f"{told}: expected one of each per example")
 
 
 def require_groups(images: np.ndarray, least: int = 2) -> None:

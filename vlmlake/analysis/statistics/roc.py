@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from vlmlake.analysis.statistics.bootstrap import bootstrapped
-from vlmlake.analysis.statistics.estimate import Estimate, require_two_classes
+from vlmlake.analysis.statistics.estimate import Estimate, require_aligned, require_numbers, require_two_classes
 from vlmlake.errors import VlmlakeError
 
 
@@ -19,8 +19,11 @@ def auroc(
     two models have no common zero. (Pooled, pure noise scores below one half: a fold with fewer right answers was
     trained on more of them.)
 
-    Raises VlmlakeError if there is one class only, or no stratum that holds both.
+    Raises VlmlakeError if a score is no number, there is one class only, no stratum that holds both, fewer than two
+    images, or a class in so few of them that resamples often miss it.
     """
+    require_aligned(scores=scores, labels=correct, images=images)
+    require_numbers(scores, "the score")
     require_two_classes(correct)
     if np.isnan(weighted_auroc(scores, correct, np.ones((1, len(scores))), strata)[0]):
         raise VlmlakeError("no fold holds right and wrong answers together: too few of one of them")
@@ -50,11 +53,13 @@ def weighted_auroc(
 def _won_pairs(scores: np.ndarray, correct: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Per weighting: weight of the (right, wrong) pairs in which the right one scores higher, and of all pairs."""
     order = np.argsort(scores, kind="stable")
-    ordered = scores[order]
+    ordered, right = scores[order], correct[order].astype(bool)
     starts = np.flatnonzero(np.concatenate([[True], ordered[1:] != ordered[:-1]]))
-    right = correct[order].astype(bool)
-    ordered_weights = weights[:, order].astype(np.float64)
-    positive = np.add.reduceat(ordered_weights * right, starts, axis=1)
-    negative = np.add.reduceat(ordered_weights * ~right, starts, axis=1)
-    below = np.cumsum(negative, axis=1) - negative
-    return (positive * (below + negative / 2)).sum(axis=1), positive.sum(axis=1) * negative.sum(axis=1)
+    taken = np.take(weights, order, axis=1).astype(np.float64)
+    positive, negative = taken * right, taken * ~right
+    if len(starts) < len(order):
+        positive, negative = (np.add.reduceat(part, starts, axis=1) for part in (positive, negative))
+    below = np.cumsum(negative, axis=1)
+    pairs = positive.sum(axis=1) * below[:, -1]
+    below -= negative / 2
+    return np.einsum("kn,kn->k", positive, below), pairs

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from vlmlake.errors import VlmlakeError
@@ -26,9 +27,20 @@ def identifier(where: str, field: str, value: Any) -> str:
 
 
 def answer(where: str, field: str, value: Any) -> str | None:
-    """A number or a text, as a text; None where the cell is empty: a benchmark may keep its answers to itself."""
-    if value is None or (isinstance(value, str) and not value.strip()):
+    """A number or a text, as a text; None where the cell is empty: a benchmark may keep its answers to itself.
+
+    A list, the answers of several annotators, is their JSON text: of the texts themselves, or, as VQA has them, of what
+    each annotator's record says under `answer`.
+    """
+    if value is None or (isinstance(value, str | list) and not (value.strip() if isinstance(value, str) else value)):
         return None
+    if isinstance(value, list):
+        given = [one.get("answer") if isinstance(one, dict) else one for one in value]
+        return json.dumps([_given(where, field, one) for one in given], ensure_ascii=False)
+    return _given(where, field, value)
+
+
+def _given(where: str, field: str, value: Any) -> str:
     return str(value) if type(value) in (int, float) else text(where, field, value)
 
 

@@ -1,0 +1,89 @@
+"""What would mean nothing is refused, and the refusal says what was wrong."""
+
+import numpy as np
+import pytest
+
+from vlmlake.analysis.statistics.bootstrap import bootstrapped
+from vlmlake.analysis.statistics.calibration import brier, expected_calibration_error
+from vlmlake.analysis.statistics.correlation import correlation_p_value, fisher_interval, pearson, point_biserial
+from vlmlake.analysis.statistics.delong import delong
+from vlmlake.analysis.statistics.multiple import holm
+from vlmlake.analysis.statistics.paired import mcnemar, paired_drop
+from vlmlake.analysis.statistics.proportions import proportion, ratio, wilson
+from vlmlake.analysis.statistics.risk import risk_curve
+from vlmlake.analysis.statistics.roc import auroc
+from vlmlake.errors import VlmlakeError
+
+X = np.arange(9.0)
+HALF = np.arange(9.0) % 2
+OWN = np.arange(9)
+ONE = np.zeros(9, int)
+GAP = np.where(X == 4, np.nan, X)
+NONE = np.array([])
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: point_biserial(np.ones(9), HALF, OWN, "cluster_count"), "cluster_count is constant over all 9"),
+        (lambda: pearson(1e9 + X * 1e-7, HALF, OWN, "x"), "x is constant over all 9"),
+        (lambda: point_biserial(X, np.ones(9), OWN, "x"), "9 of 9 answers are right"),
+        (lambda: point_biserial(X, HALF / 2, OWN, "x"), "correctness is neither 0 nor 1 for 4 of 9"),
+        (lambda: point_biserial(GAP, HALF, OWN, "x"), "x is no number for 1 of 9 examples"),
+        (lambda: pearson(X, GAP, OWN, "x"), "what x is compared with is no number for 1 of 9"),
+        (lambda: pearson(X, HALF[:8], OWN, "x"), "9 values, 8 others, 9 images: expected one of each"),
+        (lambda: pearson(X, HALF, ONE, "x"), "1 images, expected at least 2"),
+        (lambda: pearson(X[:3], HALF[:3], OWN[:3], "x"), "at least 4 examples, got 3"),
+        (lambda: pearson(X[:3], HALF[:3], np.array([0, 0, 1]), "x"), "at least 4 examples, got 3"),
+        (lambda: pearson(NONE, NONE, NONE, "x"), "x of no examples"),
+        (lambda: fisher_interval(0.5, 3), "at least 4 examples, got 3"),
+        (lambda: correlation_p_value(0.5, 3), "at least 4 examples, got 3"),
+        (lambda: auroc(X, np.zeros(9), OWN, 0), "0 of 9 answers are right"),
+        (lambda: auroc(GAP, HALF, OWN, 0), "the score is no number for 1 of 9"),
+        (lambda: auroc(X, HALF, ONE, 0), "1 images, expected at least 2"),
+        (lambda: auroc(X, HALF, OWN[:7], 0), "9 scores, 9 labels, 7 images"),
+        (lambda: auroc(X, (X == 3).astype(float), OWN, 0), "no value on 3.. of 1000 resamples"),
+        (lambda: delong(X, np.ones(9)), "9 of 9 answers are right"),
+        (lambda: delong(X, (X == 3).astype(float)), "1 right and 8 wrong answers: expected at least 2 of each"),
+        (lambda: delong(X, (X > 3).astype(float)), "do not overlap"),
+        (lambda: wilson(0, 0), "no examples"),
+        (lambda: proportion(NONE, NONE), "no examples"),
+        (lambda: proportion(HALF, ONE), "1 images, expected at least 2"),
+        (lambda: proportion(X, OWN), "what is counted is neither 0 nor 1 for 7 of 9"),
+        (lambda: ratio(HALF, np.zeros(9), OWN, 0), "no value on these examples"),
+        (lambda: ratio(NONE, NONE, NONE, 0), "no examples"),
+        (lambda: paired_drop(HALF, HALF[:5], OWN), "9 before, 5 after, 9 images"),
+        (lambda: paired_drop(NONE, NONE, NONE), "the answers before of no examples"),
+        (lambda: paired_drop(HALF, np.where(X == 2, np.nan, HALF), OWN), "the answers after is neither 0 nor 1 for 1"),
+        (lambda: paired_drop(HALF, HALF, ONE), "1 images, expected at least 2"),
+        (lambda: mcnemar(-1, 3), "-1 and 3 pairs differ"),
+        (lambda: brier(X, HALF, OWN, 0), "7 of 9 confidences are not between 0 and 1"),
+        (lambda: brier(GAP / 9, HALF, OWN, 0), "the probability is no number for 1 of 9"),
+        (lambda: brier(NONE, NONE, NONE, 0), "the probability of no examples"),
+        (lambda: expected_calibration_error(X / 9, HALF, ONE, 0), "1 images, expected at least 2"),
+        (lambda: risk_curve(X, np.ones(9), OWN, 0), "9 of 9 answers are right"),
+        (lambda: risk_curve(GAP, HALF, OWN, 0), "the confidence is no number for 1 of 9"),
+        (lambda: risk_curve(X, HALF, OWN, 0, coverages=(0.0,)), "expected shares above 0"),
+        (lambda: holm(np.array([0.1, np.nan])), "not between 0 and 1"),
+        (lambda: bootstrapped(lambda w: np.full(len(w), np.nan), OWN, 0), "no value on these examples"),
+    ],
+)
+def test_what_means_nothing_is_refused_by_name(call, message):
+    with pytest.raises(VlmlakeError, match=message):
+        call()
+
+
+def test_no_p_values_need_no_correction():
+    assert holm(NONE).shape == (0,)
+
+
+def test_pairs_that_never_differ_have_no_drop_but_an_interval():
+    found = paired_drop(HALF, HALF, OWN)
+    assert (found.value, found.p_value) == (0, 1)
+    assert found.high == -found.low == pytest.approx(wilson(0, 9)[1])
+
+
+def test_a_share_without_a_miss_counts_images_not_examples():
+    found = proportion(np.ones(40), np.repeat(np.arange(10), 4))
+    assert (found.value, found.high) == (1, 1)
+    assert found.low == pytest.approx(wilson(10, 10)[0])
