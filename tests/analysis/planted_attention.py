@@ -80,6 +80,7 @@ def planted_attention(
             "answer": ("example", np.where(correct, gold, np.where(gold == "yes", "no", "yes"))),
             "suffix_tokens": ("example", suffix),
             "answer_tokens": ("example", answers),
+            "first_log_prob": ("example", -0.1 * (1 + np.arange(n) % 7)),
         },
         attrs={"run": "planted-00000000"},
     ).chunk({"example": 48, "layer": 1})

@@ -12,10 +12,11 @@ from vlmlake.analysis.population import Population
 from vlmlake.analysis.statistics.bootstrap import bootstrapped_together
 from vlmlake.errors import VlmlakeError
 
+PLATEAU_START = ("plateau_start", "longest_run")
 DERIVED = (
     ("lock_layer", "argmin"),
     ("lock_size", "min"),
-    ("plateau_start", "longest_run"),
+    PLATEAU_START,
     ("plateau_length", "longest_run"),
     ("late_diffusion", "last"),
 )
@@ -78,6 +79,11 @@ def profile_rows(
         found = bootstrapped_together(statistic, chosen.images, seed)
     except VlmlakeError as error:
         return [chosen.refusal(metric, statistic, error, position=position) for metric, statistic in DERIVED]
+    start = DERIVED.index(PLATEAU_START)
+    if isinstance(found[start], VlmlakeError):
+        found[start] = VlmlakeError(
+            f"no block changes mean entropy by less than {threshold:g} nats, or few resamples do"
+        )
     return [
         chosen.refusal(metric, statistic, estimate, position=position)
         if isinstance(estimate, VlmlakeError)
