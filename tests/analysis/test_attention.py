@@ -40,7 +40,7 @@ def test_sharpness_at_one_block_is_found_there_and_nowhere_else(size):
 def test_sharpness_of_one_head_is_found_at_that_head(size):
     found = attention(planted_attention(**size, sharp=(2, 1), strength=2.0, seed=2))
     rows = correlations(found).filter(pl.col("head").is_not_null())
-    told = rows.filter(pl.col("p_holm") < 0.05)
+    told = rows.filter(pl.col("p_holm") < 0.01)
     assert set(told.select("layer", "head").iter_rows()) == {("block_2", 1)}
     assert told["position"].to_list() == ["answer", "prompt_last"]
 
