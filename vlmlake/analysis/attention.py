@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from vlmlake.analysis.labels import DEFAULT_RULE
-from vlmlake.analysis.samples import Sample, kept_array, sample, splits_of
-from vlmlake.analysis.statistics import point_biserial
+from vlmlake.analysis.contract import kept_array
+from vlmlake.analysis.population import Population, population, splits_of
+from vlmlake.analysis.rules import DEFAULT_RULE
+from vlmlake.analysis.statistics.correlation import point_biserial
 from vlmlake.errors import VlmlakeError
 from vlmlake.store_schema.schema import EMBED, PROMPT_LAST, ROLES
 
@@ -33,7 +34,7 @@ def spatial_entropy(data: xr.Dataset, rule: str = DEFAULT_RULE, seed: int = 0) -
     rows = []
     labels_only = data.drop_vars(list(data.data_vars))
     for split in splits_of(data):
-        chosen = sample(labels_only, split, rule)
+        chosen = population(labels_only, split, rule)
         for queries, entropy in whole.items():
             told = chosen.data["answer_tokens"].values > 0
             part = chosen.where(told, "without an answer token") if queries == ANSWER else chosen
@@ -54,10 +55,10 @@ def _kept_queries(data: xr.Dataset) -> tuple[str, ...]:
     return (ANSWER, PROMPT_LAST) if answers else (PROMPT_LAST,)
 
 
-def _correlation(chosen: Sample, queries: str, layer: str, values: np.ndarray) -> dict[str, Any]:
+def _correlation(chosen: Population, queries: str, layer: str, values: np.ndarray) -> dict[str, Any]:
     metric, statistic = "entropy_normalised", "point_biserial"
     try:
-        estimate = point_biserial(values, chosen.correct, f"{metric} at {layer}")
+        estimate = point_biserial(values, chosen.correct, chosen.images, f"{metric} at {layer}")
     except VlmlakeError as error:
         return chosen.refusal(metric, statistic, error, layer=layer, position=queries)
     return chosen.row(metric, statistic, estimate, layer=layer, position=queries)

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 
-from vlmlake.analysis.statistics.bootstrap import bootstrapped
-from vlmlake.analysis.statistics.estimate import Estimate, require_two_classes
+from vlmlake.analysis.statistics.bootstrap import BY_IMAGE, bootstrapped, image_weights
+from vlmlake.analysis.statistics.estimate import CONFIDENCE, Estimate, require_two_classes
 from vlmlake.errors import VlmlakeError
+
+TAILS = (0.5 - CONFIDENCE / 2, 0.5 + CONFIDENCE / 2)
+PAIRS_AN_EXAMPLE = 500
+"""Up to here comparing every (right, wrong) pair once is cheaper than sorting and summing each resample."""
 
 
 def auroc(
@@ -47,14 +51,77 @@ def weighted_auroc(
     return areas
 
 
+def aurocs(
+    scores: np.ndarray, correct: np.ndarray, images: np.ndarray, seed: int, strata: np.ndarray | None = None
+) -> list[Estimate]:
+    """Of each row of scores [m, n] what `auroc` says of it; the resamples are drawn once for all.
+
+    Raises VlmlakeError as `auroc`.
+    """
+    require_two_classes(correct)
+    values = [weighted_auroc(row, correct, np.ones((1, len(row)), int), strata)[0] for row in scores]
+    if np.isnan(values).any():
+        raise VlmlakeError("no fold holds right and wrong answers together: too few of one of them")
+    weights = image_weights(images, seed)
+    bounds = [np.nanquantile(weighted_auroc(row, correct, weights, strata), TAILS) for row in scores]
+    return [
+        Estimate(float(value), float(low), float(high), BY_IMAGE)
+        for value, (low, high) in zip(values, bounds, strict=True)
+    ]
+
+
+def auroc_gain(
+    scores: np.ndarray,
+    others: np.ndarray,
+    correct: np.ndarray,
+    images: np.ndarray,
+    seed: int,
+    strata: np.ndarray | None = None,
+) -> Estimate:
+    """AUROC of scores less that of others on the same examples; each resample of images draws both (a paired bootstrap).
+
+    scores, others, correct: [n]. images, seed, strata: as in `auroc`.
+
+    Raises VlmlakeError as `auroc`.
+    """
+    require_two_classes(correct)
+    return bootstrapped(
+        lambda weights: (
+            weighted_auroc(scores, correct, weights, strata) - weighted_auroc(others, correct, weights, strata)
+        ),
+        images,
+        seed,
+    )
+
+
 def _won_pairs(scores: np.ndarray, correct: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Per weighting: weight of the (right, wrong) pairs in which the right one scores higher, and of all pairs."""
+    right = correct.astype(bool)
+    if right.sum() * (~right).sum() <= PAIRS_AN_EXAMPLE * len(scores):
+        return _compared(scores, right, weights)
+    return _sorted(scores, right, weights)
+
+
+def _compared(scores: np.ndarray, right: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Every pair is compared once; each weighting is then a row of a matrix product."""
+    # Whole numbers that sum to less than 2^23, and their halves, are exact in float32.
+    exact = np.issubdtype(weights.dtype, np.integer) and weights.sum(axis=1, initial=0).max(initial=0) < 2**23
+    dtype = np.float32 if exact else np.float64
+    positive, negative = weights[:, right].astype(dtype), weights[:, ~right].astype(dtype)
+    above, below = scores[right][:, None], scores[~right]
+    wins = (above > below).astype(dtype)
+    wins += (above == below) * dtype(0.5)
+    won = np.einsum("kn,kn->k", positive @ wins, negative, dtype=np.float64)
+    return won, positive.sum(axis=1, dtype=np.float64) * negative.sum(axis=1, dtype=np.float64)
+
+
+def _sorted(scores: np.ndarray, right: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The same by running sums over the sorted scores, where pairs are too many to be compared one by one."""
     order = np.argsort(scores, kind="stable")
     ordered = scores[order]
     starts = np.flatnonzero(np.concatenate([[True], ordered[1:] != ordered[:-1]]))
-    right = correct[order].astype(bool)
     ordered_weights = weights[:, order].astype(np.float64)
-    positive = np.add.reduceat(ordered_weights * right, starts, axis=1)
-    negative = np.add.reduceat(ordered_weights * ~right, starts, axis=1)
+    positive = np.add.reduceat(ordered_weights * right[order], starts, axis=1)
+    negative = np.add.reduceat(ordered_weights * ~right[order], starts, axis=1)
     below = np.cumsum(negative, axis=1) - negative
     return (positive * (below + negative / 2)).sum(axis=1), positive.sum(axis=1) * negative.sum(axis=1)
