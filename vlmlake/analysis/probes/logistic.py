@@ -108,7 +108,9 @@ class _Search:
             change = gradient - before
             moved = step * direction
             self.pairs.append((moved, change, 1 / _dot(moved, change)))
-        raise VlmlakeError(f"{len(self.active)} logistic regressions have not converged in {MOST_ITERATIONS} iterations")
+        raise VlmlakeError(
+            f"{len(self.active)} logistic regressions have not converged in {MOST_ITERATIONS} iterations"
+        )
 
     def _fitted(self) -> Fitted:
         weights, intercepts = self.found[:, :-1], self.found[:, -1]

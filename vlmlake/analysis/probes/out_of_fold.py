@@ -58,9 +58,7 @@ def design(
     if not baseline:
         return Design(correct, tuple(outer), tuple(inner))
     shuffled = np.random.default_rng(seed).permutation(correct)
-    return Design(
-        correct, tuple(outer), tuple(inner), shuffled, tuple(grouped_folds(shuffled, images, folds, seed))
-    )
+    return Design(correct, tuple(outer), tuple(inner), shuffled, tuple(grouped_folds(shuffled, images, folds, seed)))
 
 
 @dataclass(frozen=True)
