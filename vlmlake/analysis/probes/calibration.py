@@ -17,7 +17,8 @@ def platt(scores: np.ndarray, correct: np.ndarray) -> tuple[float, float]:
 
     scores: [n], of examples that the scoring model was not trained on. correct: [n] of 0 and 1. Targets are
     (N+ + 1) / (N+ + 2) for right and 1 / (N- + 2) for wrong answers (Platt 1999, section 2.2), so that scores that part
-    the classes still have finite probabilities; minimised by Newton's method with backtracking (Lin, Lin and Weng 2007).
+    the classes still have finite probabilities; minimised by Newton's method with backtracking (Lin, Lin and Weng
+    2007).
 
     Raises VlmlakeError if a score is no number.
     """

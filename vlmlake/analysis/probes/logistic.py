@@ -14,8 +14,8 @@ from vlmlake.errors import VlmlakeError
 
 TOLERANCE = 1e-4
 STRICTER = 0.1
-"""With a preconditioner what is left of the gradient lies along directions of small curvature, where the same gradient is
-further from the minimum.
+"""With a preconditioner what is left of the gradient lies along directions of small curvature, where the same gradient
+is further from the minimum.
 """
 MEMORY = 10
 MOST_ITERATIONS = 2000
@@ -191,4 +191,5 @@ class _Search:
 
 def _dot(left: np.ndarray, right: np.ndarray) -> np.ndarray:
     """Row by row, [k, 1]."""
-    return np.einsum("kd,kd->k", left, right)[:, None]
+    products: np.ndarray = np.einsum("kd,kd->k", left, right)
+    return products[:, None]

@@ -45,6 +45,9 @@ class ProbeParameters:
     inner_folds: int = INNER_FOLDS
 
 
+DEFAULTS = ProbeParameters()
+
+
 class ProbesResult(Result):
     """AUROC out of fold, by layer and position."""
 
@@ -72,7 +75,7 @@ def probes(
     *,
     rule: str = DEFAULT_RULE,
     seed: int = 0,
-    parameters: ProbeParameters = ProbeParameters(),
+    parameters: ProbeParameters = DEFAULTS,
 ) -> ProbesResult:
     """AUROC of correctness out of fold, per layer and position, pooled over the splits and in each.
 
@@ -81,8 +84,8 @@ def probes(
 
     Metrics, statistic `auroc`: `probe` per layer; `probe_nested`, its layer chosen on inner folds; `probe_shuffled` per
     layer, the same on permuted labels (pooled only); and, at prompt_last, the output-side BASELINES, which need no
-    training, on the same folds. `probe_gain`, statistic `auroc_difference`, is what the nested choice has over the first
-    token's log-probability, with a paired interval.
+    training, on the same folds. `probe_gain`, statistic `auroc_difference`, is what the nested choice has over the
+    first token's log-probability, with a paired interval.
 
     Per example, as probabilities of being right out of fold, calibrated by Platt's sigmoid on inner folds: `probe`
     (example, position, layer) and `probe_nested` (example, position).
@@ -224,5 +227,5 @@ PROBES = Analysis(
     probes,
     reads=("readout_states",),
     labelled=True,
-    parameters=ProbeParameters(),
+    parameters=DEFAULTS,
 )

@@ -10,6 +10,7 @@ import numpy as np
 import xarray as xr
 
 from vlmlake.analysis.population import ALL_SPLITS, Population, joined, population, splits_of
+from vlmlake.analysis.statistics.estimate import Estimate
 from vlmlake.analysis.statistics.roc import auroc_gain, aurocs
 from vlmlake.errors import VlmlakeError
 
@@ -56,35 +57,34 @@ def score_rows(
     folds = spread(data, chosen, strata)
     rows = []
     for split, part in _parts(data, chosen, folds):
-        at, fold = part.places, folds[part.places]
-        plain = [number for number, other in enumerate(against) if other is None]
-        try:
-            estimates: dict[int, Any] = dict(
-                zip(
-                    plain,
-                    aurocs(
-                        np.array([everywhere[number][at] for number in plain]), part.correct, part.images, seed, fold
-                    ),
-                    strict=True,
-                )
-            )
-            for number, other in enumerate(against):
-                if other is not None:
-                    estimates[number] = auroc_gain(
-                        everywhere[number][at], other[at], part.correct, part.images, seed, fold
-                    )
-        except VlmlakeError as error:
-            estimates = dict.fromkeys(range(len(scores)), error)
-        for number, score in enumerate(scores):
+        at = part.places
+        given = [values[at] for values in everywhere]
+        others = [None if values is None else values[at] for values in against]
+        estimates = _estimates(given, others, part, folds[at], seed)
+        for score, estimate in zip(scores, estimates, strict=True):
             statistic = "auroc" if score.against is None else "auroc_difference"
             where = {"position": score.position, "layer": score.layer}
-            estimate = estimates[number]
             if isinstance(estimate, VlmlakeError):
                 rows.append(part.refusal(score.metric, statistic, estimate, **where))
             else:
                 note = joined(score.note, "trained on all splits" if split != ALL_SPLITS else None)
                 rows.append(part.row(score.metric, statistic, estimate, note, **where))
     return rows
+
+
+def _estimates(
+    given: list[np.ndarray], against: list[np.ndarray | None], part: Population, folds: np.ndarray, seed: int
+) -> Sequence[Estimate | VlmlakeError]:
+    """AUROC or gain of each score, or why there is none."""
+    plain = np.array([values for values, other in zip(given, against, strict=True) if other is None])
+    try:
+        areas = iter(aurocs(plain, part.correct, part.images, seed, folds))
+        return [
+            next(areas) if other is None else auroc_gain(values, other, part.correct, part.images, seed, folds)
+            for values, other in zip(given, against, strict=True)
+        ]
+    except VlmlakeError as error:
+        return [error] * len(given)
 
 
 def _parts(data: xr.Dataset, chosen: Population, folds: np.ndarray) -> list[tuple[str, Population]]:

@@ -56,9 +56,11 @@ def aurocs(
 ) -> list[Estimate]:
     """Of each row of scores [m, n] what `auroc` says of it; the resamples are drawn once for all.
 
-    Raises VlmlakeError as `auroc`.
+    Raises VlmlakeError as `auroc`, or if a score is no number.
     """
     require_two_classes(correct)
+    if not np.isfinite(scores).all():
+        raise VlmlakeError(f"{int((~np.isfinite(scores)).sum())} scores are no number")
     values = [weighted_auroc(row, correct, np.ones((1, len(row)), int), strata)[0] for row in scores]
     if np.isnan(values).any():
         raise VlmlakeError("no fold holds right and wrong answers together: too few of one of them")
@@ -78,7 +80,8 @@ def auroc_gain(
     seed: int,
     strata: np.ndarray | None = None,
 ) -> Estimate:
-    """AUROC of scores less that of others on the same examples; each resample of images draws both (a paired bootstrap).
+    """AUROC of scores less that of others on the same examples; each resample of images draws both: the bootstrap is
+    paired.
 
     scores, others, correct: [n]. images, seed, strata: as in `auroc`.
 
@@ -105,13 +108,14 @@ def _won_pairs(scores: np.ndarray, correct: np.ndarray, weights: np.ndarray) -> 
 def _compared(scores: np.ndarray, right: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Every pair is compared once; each weighting is then a row of a matrix product."""
     # Whole numbers that sum to less than 2^23, and their halves, are exact in float32.
+    dtype: type[np.float32 | np.float64]
     exact = np.issubdtype(weights.dtype, np.integer) and weights.sum(axis=1, initial=0).max(initial=0) < 2**23
     dtype = np.float32 if exact else np.float64
     positive, negative = weights[:, right].astype(dtype), weights[:, ~right].astype(dtype)
     above, below = scores[right][:, None], scores[~right]
     wins = (above > below).astype(dtype)
     wins += (above == below) * dtype(0.5)
-    won = np.einsum("kn,kn->k", positive @ wins, negative, dtype=np.float64)
+    won = ((positive @ wins).astype(np.float64) * negative).sum(axis=1)
     return won, positive.sum(axis=1, dtype=np.float64) * negative.sum(axis=1, dtype=np.float64)
 
 
