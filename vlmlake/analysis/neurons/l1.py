@@ -12,13 +12,13 @@ from vlmlake.errors import VlmlakeError
 
 MOST_ITERATIONS = 3000
 TOLERANCE = 1e-4
-GRID = (0.003, 0.01, 0.03, 0.1, 0.3)
+GRID = (0.01, 0.03, 0.1, 0.3, 1.0)
 """Of C in scikit-learn's sense: the weight of the summed log-losses beside |w|_1."""
 INNER_FOLDS = 4
 
 
 def l1_weights(features: np.ndarray, correct: np.ndarray, images: np.ndarray, seed: int) -> tuple[np.ndarray, float]:
-    """Weights of an L1 logistic regression on standardised features, its C chosen out of GRID on folds grouped by image.
+    """Weights of an L1 logistic regression on standardised features, its C chosen out of GRID on folds by image.
 
     features: [n, d]. correct: [n] of 0 and 1. images: [n]. Returns [d], float64, and C: that of the largest mean
     out-of-fold AUROC, the smaller of equal ones.
@@ -80,8 +80,8 @@ def l1_logistic(
 
 
 def _curvature(given: Standardised, masks: np.ndarray) -> np.ndarray:
-    """[k, 1], a bound of the largest second derivative of each part's log-losses: a quarter of the largest eigenvalue of
-    its standardised Gram matrix, or of the number of rows for the intercept, by power iterations and a margin.
+    """[k, 1], a bound of the largest second derivative of each part's log-losses: a quarter of the largest eigenvalue
+    of its standardised Gram matrix, or of the number of rows for the intercept, by power iterations and a margin.
     """
     parts = np.arange(len(masks))
     vectors = np.random.default_rng(0).standard_normal(given.mean.shape, dtype=np.float32)

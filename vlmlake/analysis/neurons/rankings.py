@@ -5,8 +5,6 @@ from __future__ import annotations
 import numpy as np
 from scipy.stats import rankdata
 
-from vlmlake.errors import VlmlakeError
-
 
 def d_act(values: np.ndarray, correct: np.ndarray) -> np.ndarray:
     """mean(right) - mean(wrong) of every coordinate, in its own unit.
@@ -54,28 +52,18 @@ def gold_tokens(texts: np.ndarray, gold: str) -> np.ndarray:
     return np.flatnonzero(plain == gold.strip().lower())
 
 
-def gold_directions(
-    logits: np.ndarray, golds: np.ndarray, texts: np.ndarray, unembedding: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """The unembedding of each example's gold token, the most likely of its spellings, less that of its runner-up, the
-    most likely token that is no spelling of it.
+def gold_and_runner_up(logits: np.ndarray, golds: np.ndarray, texts: np.ndarray) -> np.ndarray:
+    """Of each example the most likely spelling of its gold answer, and the most likely token that is none.
 
-    logits: [n, vocab], at prompt_last. golds: [n]. texts: [vocab]. unembedding: [vocab, d]. Returns [n, d], NaN where
-    the vocabulary has no token for the gold answer, and which examples have one, [n], bool.
-
-    Raises VlmlakeError if no example has one.
+    logits: [n, vocab], at prompt_last. golds: [n]. texts: [vocab]. Returns [n, 2], token ids; -1 where no token of the
+    vocabulary spells the gold answer.
     """
-    directions = np.full((len(golds), unembedding.shape[1]), np.nan, np.float32)
-    told = np.zeros(len(golds), bool)
+    found = np.full((len(golds), 2), -1)
     for gold in dict.fromkeys(golds.tolist()):
-        spellings, rows = gold_tokens(texts, gold), golds == gold
-        if not len(spellings):
-            continue
-        told |= rows
-        best = spellings[logits[np.ix_(rows, spellings)].argmax(axis=1)]
-        others = logits[rows].copy()
-        others[:, spellings] = -np.inf
-        directions[rows] = unembedding[best] - unembedding[others.argmax(axis=1)]
-    if not told.any():
-        raise VlmlakeError("no gold answer is one token of the vocabulary: there is no logit to attribute")
-    return directions, told
+        spellings, rows = gold_tokens(texts, gold), np.flatnonzero(golds == gold)
+        if len(spellings):
+            others = np.array(logits[rows])
+            found[rows, 0] = spellings[others[:, spellings].argmax(axis=1)]
+            others[:, spellings] = -np.inf
+            found[rows, 1] = others.argmax(axis=1)
+    return found

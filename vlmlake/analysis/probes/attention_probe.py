@@ -51,7 +51,8 @@ def flat_maps(maps: np.ndarray) -> np.ndarray:
 def _maps(data: xr.Dataset) -> np.ndarray:
     """[n, L, S], head-mean image maps of every block at prompt_last."""
     maps: xr.DataArray = image_maps(data, PROMPT_LAST)
-    return maps.values
+    values: np.ndarray = maps.values
+    return values
 
 
 ATTENTION_PROBE = Analysis(
