@@ -54,7 +54,7 @@ def directions(data: xr.Dataset) -> Directions:
     ids, places = np.unique(pairs[told], return_inverse=True)
     places = places.reshape(-1, 2)
     last = data["readout_states"].isel(example=told).sel(position=PROMPT_LAST).isel(layer=-1)
-    tokens, scale, states = dask.compute(  # type: ignore[attr-defined]
+    tokens, scale, states = dask.compute(  # type: ignore[attr-defined, no-untyped-call]
         data["unembedding"].isel(vocab=ids).data, data["final_norm"].data, last.data
     )
     rms = np.sqrt((states.astype(np.float64) ** 2).mean(axis=1) + data.attrs["final_norm_epsilon"])

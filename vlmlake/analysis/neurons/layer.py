@@ -1,5 +1,5 @@
-"""All that is found of one site and layer: its coordinates' scores on the ranking half, and how the best one fares on the
-images kept for ablation.
+"""All that is found of one site and layer: its coordinates' scores on the ranking half, and how the best one fares on
+the images kept for ablation.
 """
 
 from __future__ import annotations
@@ -38,7 +38,10 @@ class Ranked:
 
 
 def ranked_layer(values: np.ndarray, halves: Halves, towards: Directions | None) -> Ranked | None:
-    """Rankings that need no fit. values: [n, d]; towards: of the ranking half. None where no coordinate varies there."""
+    """Rankings that need no fit; none where no coordinate varies in the ranking half.
+
+    values: [n, d], at both halves. towards: of the ranking half.
+    """
     ranking = values[halves.ranking]
     if (ranking == ranking[0]).all():
         return None
@@ -53,7 +56,7 @@ def ranked_layer(values: np.ndarray, halves: Halves, towards: Directions | None)
 
 
 def _both(correct: np.ndarray) -> bool:
-    return 0 < correct.sum() < len(correct)
+    return 0 < int(correct.sum()) < len(correct)
 
 
 def _scores(

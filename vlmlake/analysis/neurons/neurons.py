@@ -17,7 +17,7 @@ from vlmlake.analysis.neurons.directions import Directions, directions
 from vlmlake.analysis.neurons.halves import kept_images
 from vlmlake.analysis.neurons.l1 import l1_weights
 from vlmlake.analysis.neurons.layer import Halves, Ranked, ranked_layer
-from vlmlake.analysis.population import Population, joined, population
+from vlmlake.analysis.population import Population, population
 from vlmlake.analysis.result import Result, new_axes, result_table
 from vlmlake.analysis.rules import DEFAULT_RULE
 from vlmlake.analysis.statistics.estimate import require_two_classes
@@ -82,8 +82,8 @@ def neurons(
 
     Rows, whose counts are of the kept half: `best_neuron_<site>` per layer, statistic `auroc`, of the neuron that leads
     the ranking `auroc`, on the kept half, with an interval that resamples images; `<ranking>_stability_<site>` per
-    layer, statistic `overlap`: the share of the leading neurons (`at` of them) on which two halves of the ranking images
-    agree; `images_ranking` and `images_kept`, statistic `count`. Per example: `kept_for_ablation`, 1 or 0.
+    layer, statistic `overlap`: the share of the leading neurons (`at` of them) on which two halves of the ranking
+    images agree; `images_ranking` and `images_kept`, statistic `count`. Per example: `kept_for_ablation`, 1 or 0.
 
     Method: rankings of arXiv 2605.08200; direct logit attribution after Elhage et al. 2021.
 
@@ -217,13 +217,13 @@ def _rows(
             yield rest.refusal(f"l1_neurons_{site}", "count", fitted, **at)
         else:
             used = float(np.count_nonzero(fitted[0]))
-            note = joined("coordinates that the L1 probe uses", f"C = {fitted[1]:g}")
-            yield rest.row(f"l1_neurons_{site}", "count", None, note, value=used, **at)
+            of_l1 = f"coordinates that the L1 probe uses, C = {fitted[1]:g}"
+            yield rest.row(f"l1_neurons_{site}", "count", None, of_l1, value=used, **at)
 
 
 def _rankings(run: str, rule: str, scores: dict[Place, dict[str, np.ndarray]], kept: int) -> pl.DataFrame:
-    """Rows of tables.RANKINGS without `where`; neurons of equal scores in the order of their numbers, unused ones (an L1
-    weight of 0) left out.
+    """Rows of tables.RANKINGS without `where`; neurons of equal scores in the order of their numbers, unused ones (an
+    L1 weight of 0) left out.
     """
     parts = [tables.frame(tables.RANKINGS.empty_table()).drop("where")]
     for (site, layer), by_ranking in scores.items():
@@ -233,7 +233,7 @@ def _rankings(run: str, rule: str, scores: dict[Place, dict[str, np.ndarray]], k
             frame = pl.DataFrame({"neuron": order, "rank": np.arange(1, len(order) + 1), "score": values[order]})
             labels = {"run": run, "rule": rule, "ranking": ranking, "site": site, "layer": layer}
             frame = frame.with_columns(pl.lit(value).alias(name) for name, value in labels.items())
-            parts.append(frame.select(parts[0].columns).cast(dict(parts[0].schema)))
+            parts.append(frame.select(parts[0].columns).cast(parts[0].schema))
     return pl.concat(parts)
 
 

@@ -45,13 +45,13 @@ def flat_maps(maps: np.ndarray) -> np.ndarray:
     varying = np.ptp(flat, axis=0) > 0
     if not varying.any():
         raise VlmlakeError(f"the attention maps at {PROMPT_LAST} are the same for all {len(maps)} examples")
-    return flat[:, varying]
+    kept: np.ndarray = flat[:, varying]
+    return kept
 
 
 def _maps(data: xr.Dataset) -> np.ndarray:
     """[n, L, S], head-mean image maps of every block at prompt_last."""
-    maps: xr.DataArray = image_maps(data, PROMPT_LAST)
-    values: np.ndarray = maps.values
+    values: np.ndarray = image_maps(data, PROMPT_LAST).values
     return values
 
 

@@ -107,7 +107,7 @@ class _Search:
             before, gradient = gradient, self._gradient(probabilities)
             change = gradient - before
             moved = step * direction
-            self.pairs.append((moved, change, 1 / _dot(moved, change)))
+            self.pairs.append((moved, change, _inverse(_dot(moved, change))))
         raise VlmlakeError(
             f"{len(self.active)} logistic regressions have not converged in {MOST_ITERATIONS} iterations"
         )
@@ -133,8 +133,9 @@ class _Search:
             shares.append(share)
         direction = self._metric(direction, probabilities)
         if self.pairs:
-            moved, change, inverse = self.pairs[-1]
-            direction *= 1 / (inverse * _dot(change, self._metric(change, probabilities)))
+            _, change, inverse = self.pairs[-1]
+            ratio = _inverse(inverse * _dot(change, self._metric(change, probabilities)))
+            direction *= np.where(ratio > 0, ratio, 1)
         elif self.leading is None:
             direction /= np.linalg.norm(direction, axis=1, keepdims=True)
         for (moved, change, inverse), share in zip(self.pairs, reversed(shares), strict=True):
@@ -187,6 +188,12 @@ class _Search:
         kept = [(moved[stay], change[stay], inverse[stay]) for moved, change, inverse in self.pairs]
         self.pairs = deque(kept, maxlen=MEMORY)
         return probabilities[stay], gradient[stay]
+
+
+def _inverse(products: np.ndarray) -> np.ndarray:
+    """1 / products; 0 where rounding has left nothing, so that a pair of a problem that stands still has no say."""
+    tiny = np.finfo(np.float32).tiny
+    return np.divide(1, products, out=np.zeros_like(products), where=products > tiny / np.finfo(np.float32).eps)
 
 
 def _dot(left: np.ndarray, right: np.ndarray) -> np.ndarray:
