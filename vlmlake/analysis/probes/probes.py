@@ -90,6 +90,9 @@ def probes(
     Per example, as probabilities of being right out of fold, calibrated by Platt's sigmoid on inner folds: `probe`
     (example, position, layer) and `probe_nested` (example, position).
 
+    Intervals are of the scores, given the models: that folds train on one another's examples is not in them (Bengio and
+    Grandvalet 2004), so that where nothing is to be found they miss 0.5 somewhat more often than in one of twenty.
+
     Method: arXiv 2605.08200, made leak-free by grouping; Platt 1999.
 
     Raises VlmlakeError for a single class, fewer images than folds, or too few errors, if that is so at all positions.
