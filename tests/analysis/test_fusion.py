@@ -104,9 +104,13 @@ def test_the_probes_probability_is_used():
     assert row["note"] == "4 features"
 
 
-def test_the_attention_probe_finds_a_sharper_map_and_nothing_in_noise():
-    sharp = attention_probe(planted_run(images=60, entropy_effect=3.0))
-    assert pooled(sharp, "attention_probe")["low"] > 0.5
+def test_the_attention_probe_finds_a_patch_that_right_answers_look_at_and_nothing_in_noise():
+    data = planted_run(images=60).compute()
+    right = np.flatnonzero(data["answer"].values == data["gold"].values)
+    looking = data["attention"].values[right, 2, :, 3]
+    data["attention"].values[right, 2, :, 3] = 0.7 * looking + 0.3 * (np.arange(looking.shape[-1]) == 6)
+    sharp = attention_probe(data.chunk())
+    assert pooled(sharp, "attention_probe")["low"] > 0.8
     noise = [
         pooled(attention_probe(planted_run(images=40, seed=seed)), "attention_probe")["value"] for seed in range(6)
     ]

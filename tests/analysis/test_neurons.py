@@ -147,7 +147,7 @@ def test_what_cannot_be_ranked_is_refused_by_name():
         neurons(data, parameters=NeuronParameters(sites=("q_proj",)))
     with pytest.raises(VlmlakeError, match="unknown layers block_9"):
         neurons(data, parameters=NeuronParameters(layers=("block_9",)))
-    with pytest.raises(VlmlakeError, match="of the images kept for ablation, 0 of 0 answers are right"):
+    with pytest.raises(VlmlakeError, match="of the images that rank neurons, 0 of 0 answers are right"):
         neurons(planted_states(images=1))
     constant = data.compute()
     constant["mlp_write"].values[:, 1] = 2

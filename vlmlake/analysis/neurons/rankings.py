@@ -39,8 +39,8 @@ def attribution(values: np.ndarray, rms: np.ndarray, scale: np.ndarray, towards:
     values: [n, d]. rms: [n], of the residual stream that the final norm sees, held fixed. scale: [d], of that norm.
     towards: [n, d], the unembedding of the gold token less that of its runner-up. Returns [d], float64, in logits.
     """
-    found: np.ndarray = np.einsum("nd,nd,n->d", values, towards, 1 / rms, dtype=np.float64) * scale
-    return found
+    total: np.ndarray = np.einsum("nd,nd,n->d", values, towards, 1 / rms, dtype=np.float64) * scale
+    return total / len(values)
 
 
 def gold_tokens(texts: np.ndarray, gold: str) -> np.ndarray:

@@ -193,7 +193,9 @@ class _Search:
 def _inverse(products: np.ndarray) -> np.ndarray:
     """1 / products; 0 where rounding has left nothing, so that a pair of a problem that stands still has no say."""
     tiny = np.finfo(np.float32).tiny
-    return np.divide(1, products, out=np.zeros_like(products), where=products > tiny / np.finfo(np.float32).eps)
+    found = np.zeros_like(products)
+    np.divide(1, products, out=found, where=products > tiny / np.finfo(np.float32).eps)
+    return found
 
 
 def _dot(left: np.ndarray, right: np.ndarray) -> np.ndarray:
