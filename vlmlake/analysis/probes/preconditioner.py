@@ -47,10 +47,9 @@ def spectrum(centred: np.ndarray, scale: np.ndarray, directions: int = DIRECTION
     n, d = centred.shape
     kept = min(directions, n, d)
     sketch = (np.random.default_rng(0).standard_normal((kept, n), dtype=np.float32) @ centred) / scale
-    for _ in range(2):
-        basis = _orthonormal(sketch)
-        seen = centred @ (basis / scale).T
-        sketch = (seen.T @ centred) / scale
+    sketch = ((centred @ (_orthonormal(sketch) / scale).T).T @ centred) / scale
+    basis = _orthonormal(sketch)
+    seen = centred @ (basis / scale).T
     eigenvalues, rotation = np.linalg.eigh(seen.T @ seen)
     return Spectrum((rotation.T @ basis)[::-1].copy(), np.maximum(eigenvalues[::-1], 0).astype(np.float32))
 
