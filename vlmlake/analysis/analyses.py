@@ -8,8 +8,23 @@ from vlmlake.analysis.consistency import CONSISTENCY
 from vlmlake.analysis.contract import Analysis
 from vlmlake.analysis.labels import LABELS
 from vlmlake.analysis.margins.margins import MARGINS
+from vlmlake.analysis.neurons.neurons import NEURONS
+from vlmlake.analysis.probes.attention_probe import ATTENTION_PROBE
+from vlmlake.analysis.probes.fusion import FUSION
+from vlmlake.analysis.probes.probes import PROBES
 from vlmlake.analysis.selective import SELECTIVE
 
-ORDER = (LABELS, ATTENTION, MARGINS, ATTRIBUTION, CONSISTENCY, SELECTIVE)
+ORDER = (
+    LABELS,
+    ATTENTION,
+    MARGINS,
+    ATTRIBUTION,
+    PROBES,
+    ATTENTION_PROBE,
+    CONSISTENCY,
+    FUSION,
+    SELECTIVE,
+    NEURONS,
+)
 
 ANALYSES: dict[str, Analysis] = {analysis.name: analysis for analysis in ORDER}

@@ -3,5 +3,6 @@
 from __future__ import annotations
 
 from vlmlake.analysis.attention.analysis import ATTENTION, AttentionParameters, AttentionResult, attention
+from vlmlake.analysis.attention.tasks import image_maps
 
-__all__ = ["ATTENTION", "AttentionParameters", "AttentionResult", "attention"]
+__all__ = ["ATTENTION", "AttentionParameters", "AttentionResult", "attention", "image_maps"]

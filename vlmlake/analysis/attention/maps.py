@@ -50,6 +50,27 @@ def numbers(piece: Piece, layer: str, blocks: Sequence[np.ndarray]) -> Numbers:
     return Numbers(found, by_head)
 
 
+def last_maps(piece: Piece, layer: str, blocks: Sequence[np.ndarray]) -> np.ndarray:
+    """The piece's maps at prompt_last, mean over heads, divided by their sum over the image.
+
+    blocks: as in `numbers`. Returns [n, W], float32, 0 where there is no patch.
+
+    Raises VlmlakeError as `numbers`.
+    """
+    flat = [block.reshape(_without_ones(block.shape, piece)) for block in blocks]
+    maps = np.zeros((len(piece), piece.width), np.float32)
+    for cut in piece.parts(flat[0].shape[1] * flat[0].shape[-1] * flat[0].itemsize):
+        part = np.arange(cut.start, cut.stop)
+        maps[part], shares, _ = _reduced(piece, layer, part, given(piece, layer, flat, part, LAST))
+        _refuse_no_image(shares, piece, part, layer)
+    return maps
+
+
+def _refuse_no_image(shares: np.ndarray, piece: Piece, part: np.ndarray, layer: str) -> None:
+    nothing = np.logical_not(shares[SHARES.index("image_mass")] > 0)
+    refuse(nothing, piece, part, layer, "give the image nothing at all")
+
+
 def _fill(
     found: np.ndarray, by_head: np.ndarray, piece: Piece, layer: str, blocks: Sequence[np.ndarray], kind: str
 ) -> None:
@@ -65,8 +86,7 @@ def _fill(
             rows = _of_answer(piece, layer, blocks, part) if kind == ANSWER else given(piece, layer, blocks, part, LAST)
             maps[part], shares[:, part], by_head[:, part] = _reduced(piece, layer, part, rows)
     where = np.flatnonzero(asked)
-    nothing = np.logical_not(shares[SHARES.index("image_mass"), where] > 0)
-    refuse(nothing, piece, where, layer, "give the image nothing at all")
+    _refuse_no_image(shares[:, where], piece, where, layer)
     if len(where) == len(piece):
         found[: len(METRICS)] = structure(maps, piece.grids)
     else:

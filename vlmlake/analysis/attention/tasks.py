@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +11,7 @@ import numpy as np
 import xarray as xr
 
 from vlmlake.analysis.attention.clusters import Grids
-from vlmlake.analysis.attention.maps import ANSWER, EXAMPLE_METRICS, HEAD_METRICS, PROMPT_LAST, numbers
+from vlmlake.analysis.attention.maps import ANSWER, EXAMPLE_METRICS, HEAD_METRICS, PROMPT_LAST, last_maps, numbers
 from vlmlake.analysis.attention.rows import LAST, Piece
 from vlmlake.analysis.blocks import computed, example_pieces
 from vlmlake.analysis.contract import kept_array
@@ -44,23 +45,29 @@ def attention_numbers(data: xr.Dataset, tolerance: float) -> Attention:
     Raises VlmlakeError if the run keeps no attention, or stored rows are damaged.
     """
     rows = _Rows.of(data, tolerance)
-    blocks = [(number, str(name)) for number, name in enumerate(rows.array["layer"].values) if name != EMBED]
-    tasks, filled = [], []
-    for place, _ in example_pieces(rows.array):
-        _, first, inverse = np.unique(data["row"].values[place], return_index=True, return_inverse=True)
-        piece = rows.piece(place, first)
-        shared = dask.delayed(piece, traverse=False)  # type: ignore[attr-defined]
-        stored = rows.stored(place, piece)
-        for layer, (number, name) in enumerate(blocks):
-            tasks.append(dask.delayed(numbers, pure=False)(shared, name, stored[number]))  # type: ignore[attr-defined]
-            filled.append((place, layer, inverse))
-    n, heads = data.sizes["example"], rows.array.sizes["head"]
+    n, heads, blocks = data.sizes["example"], rows.array.sizes["head"], rows.blocks
     examples = np.full((len(rows.kinds), len(EXAMPLE_METRICS), n, len(blocks)), np.nan)
     by_head = np.full((len(rows.kinds), len(HEAD_METRICS), n, len(blocks), heads), np.nan, np.float32)
-    for (place, layer, inverse), found in zip(filled, computed(tasks), strict=True):
+    for place, layer, inverse, _, found in rows.reduced(numbers, data["row"].values):
         examples[:, :, place, layer] = found.examples[:, :, inverse]
         by_head[:, :, place, layer] = found.heads[:, :, inverse]
-    return Attention(rows.kinds, tuple(name for _, name in blocks), examples, by_head)
+    return Attention(rows.kinds, blocks, examples, by_head)
+
+
+def image_maps(data: xr.Dataset, tolerance: float) -> xr.DataArray:
+    """Attention of prompt_last to each image token, mean over heads, divided by its sum over the image.
+
+    tolerance: how far a row's sum may be from 1. Returns [example, layer, prefix_token], float32 in memory, blocks
+    only, 0 at tokens that are no image.
+
+    Raises VlmlakeError if the run keeps no attention, or stored rows are damaged.
+    """
+    rows = _Rows.of(data, tolerance)
+    maps = np.zeros((data.sizes["example"], len(rows.blocks), rows.role.shape[1]), np.float32)
+    for place, layer, inverse, piece, found in rows.reduced(last_maps, data["row"].values):
+        maps[place, layer, piece.first : piece.last] = found[inverse]
+    labels = {"example": data["example"].values, "layer": list(rows.blocks)}
+    return xr.DataArray(maps, labels, ("example", "layer", "prefix_token"))
 
 
 @dataclass(frozen=True)
@@ -102,6 +109,32 @@ class _Rows:
             column=tokens["image_column"].values,
             prefix=data.indexes["prefix"].get_indexer(data["prefix_of"].values),
         )
+
+    @property
+    def blocks(self) -> tuple[str, ...]:
+        """Labels of the layers that have rows."""
+        return tuple(str(name) for name in self.array["layer"].values if name != EMBED)
+
+    def reduced(
+        self, reduce: Callable[[Piece, str, Sequence[np.ndarray]], Any], row: np.ndarray
+    ) -> Iterator[tuple[slice, int, np.ndarray, Piece, Any]]:
+        """What a function makes of each piece and block: the piece's place on the example axis, the block's number
+        among `blocks`, for each example there its place in the piece, the piece, and the function's result.
+
+        row: [n], of the store, of each example: those of equal rows are reduced once.
+        """
+        there = list(self.array["layer"].values)
+        tasks, filled = [], []
+        for place, _ in example_pieces(self.array):
+            _, first, inverse = np.unique(row[place], return_index=True, return_inverse=True)
+            piece = self.piece(place, first)
+            shared = dask.delayed(piece, traverse=False)  # type: ignore[attr-defined]
+            stored = self.stored(place, piece)
+            for layer, name in enumerate(self.blocks):
+                task = dask.delayed(reduce, pure=False)  # type: ignore[attr-defined]
+                tasks.append(task(shared, name, stored[there.index(name)]))
+                filled.append((place, layer, inverse, piece))
+        return ((*place, found) for place, found in zip(filled, computed(tasks), strict=True))
 
     @property
     def kinds(self) -> tuple[str, ...]:

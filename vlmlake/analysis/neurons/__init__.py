@@ -1,0 +1,1 @@
+"""Neurons: rankings of coordinates by what they tell of correctness."""

@@ -1,0 +1,58 @@
+"""The attention probe: correctness read from where prompt_last looks on the image, over all blocks together."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from vlmlake.analysis.attention import AttentionParameters, image_maps
+from vlmlake.analysis.contract import Analysis, Source, dataset_of
+from vlmlake.analysis.population import population
+from vlmlake.analysis.probes.one_probe import DEFAULTS, FoldParameters, OneProbeResult, one_probe
+from vlmlake.analysis.rules import DEFAULT_RULE
+from vlmlake.errors import VlmlakeError
+from vlmlake.store_schema.schema import PROMPT_LAST
+
+
+def attention_probe(
+    source: Source, *, rule: str = DEFAULT_RULE, seed: int = 0, parameters: FoldParameters = DEFAULTS
+) -> OneProbeResult:
+    """AUROC of correctness out of fold from the image maps of all blocks, with the folds and the solver of `probes`.
+
+    Features: the maps m of every block at prompt_last, head mean, each of sum 1 over the image, side by side: blocks x
+    image tokens numbers an example, 0 where an example has fewer image tokens than another. Rows and per-example
+    numbers as `one_probe` says, metric `attention_probe`.
+
+    Method: the attention probe of arXiv 2605.08200 (published: 0.725).
+
+    Raises VlmlakeError for a single class, fewer images than folds, too few errors, or damaged attention rows.
+    """
+    data = dataset_of(source)
+    chosen = population(data, rule=rule)
+    maps = image_maps(data, AttentionParameters().row_sum_tolerance).values[chosen.places]
+    return one_probe(data, chosen, flat_maps(maps), "attention_probe", seed, parameters)
+
+
+def flat_maps(maps: np.ndarray) -> np.ndarray:
+    """Maps [n, L, S] of an example side by side, [n, L S], float32, without the places that no example has.
+
+    Raises VlmlakeError if an example has no map, or if all examples have the same one.
+    """
+    missing = int(np.isnan(maps).all(axis=(1, 2)).sum())
+    if missing:
+        raise VlmlakeError(f"{missing} of {len(maps)} examples have no attention map at {PROMPT_LAST}")
+    flat = np.nan_to_num(maps.reshape(len(maps), -1)).astype(np.float32)
+    varying = np.ptp(flat, axis=0) > 0
+    if not varying.any():
+        raise VlmlakeError(f"the attention maps at {PROMPT_LAST} are the same for all {len(maps)} examples")
+    kept: np.ndarray = flat[:, varying]
+    return kept
+
+
+ATTENTION_PROBE = Analysis(
+    "attention_probe",
+    "a linear probe of correctness on the image maps of all blocks",
+    attention_probe,
+    reads=("attention|readout_attention", "prefix_token_role"),
+    labelled=True,
+    parameters=DEFAULTS,
+)

@@ -1,0 +1,84 @@
+"""A probe on one feature matrix: what the attention probe and the fusion of all metrics share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import dask
+import numpy as np
+import xarray as xr
+
+from vlmlake.analysis.blocks import computed
+from vlmlake.analysis.population import ALL_SPLITS, Population
+from vlmlake.analysis.probes.out_of_fold import design, out_of_fold
+from vlmlake.analysis.probes.scores import Score, score_rows, spread
+from vlmlake.analysis.result import Result, new_axes, result_table
+from vlmlake.store_schema.schema import PROMPT_LAST
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+
+@dataclass(frozen=True)
+class FoldParameters:
+    """folds: the outer ones, whose AUROC is reported. inner_folds: of each training part; they fit Platt's sigmoid."""
+
+    folds: int = 5
+    inner_folds: int = 4
+
+
+DEFAULTS = FoldParameters()
+
+
+class OneProbeResult(Result):
+    """AUROC out of fold of one probe and of the first token's log-probability, by split."""
+
+    def plot(self, ax: Axes | None = None) -> Axes:
+        """A point a split and score, with its interval."""
+        axes = new_axes(ax)
+        rows = self.rows(statistic="auroc").drop_nulls("value")
+        for number, ((metric,), part) in enumerate(rows.group_by("metric", maintain_order=True)):
+            places = np.arange(part.height) + 0.15 * number
+            errors = [part["value"] - part["low"], part["high"] - part["value"]]
+            axes.errorbar(places, part["value"].to_list(), yerr=errors, fmt="o", label=str(metric))
+            axes.set_xticks(places, part["split"].to_list())
+        axes.axhline(0.5, color="gray", linewidth=0.5)
+        axes.set_ylabel("AUROC out of fold")
+        axes.legend()
+        return axes
+
+    def auroc(self) -> float:
+        """Of the probe, pooled over the splits."""
+        value: float = self.rows(split=ALL_SPLITS, statistic="auroc")["value"][0]
+        return value
+
+
+def one_probe(
+    data: xr.Dataset,
+    chosen: Population,
+    features: np.ndarray,
+    metric: str,
+    seed: int,
+    parameters: FoldParameters,
+    note: str | None = None,
+) -> OneProbeResult:
+    """Rows and calibrated probabilities of an L2 logistic regression on features [n, d] of a pooled population.
+
+    Rows, at prompt_last, pooled and in each split: `metric` and `first_log_prob`, statistic `auroc`, on the same folds;
+    `<metric>_gain` over it, statistic `auroc_difference`. Per example: `metric`, the probability of being right.
+
+    Raises VlmlakeError for a single class, fewer images than folds, too few errors, or a feature that is no number.
+    """
+    plan = design(chosen.correct, chosen.images, parameters.folds, parameters.inner_folds, seed)
+    (scored,) = computed([dask.delayed(out_of_fold)(features, plan)])  # type: ignore[attr-defined]
+    log_prob = chosen.data["first_log_prob"].values
+    scores = [
+        Score(metric, scored.logits, PROMPT_LAST, note=note),
+        Score("first_log_prob", log_prob, PROMPT_LAST),
+        Score(f"{metric}_gain", scored.logits, PROMPT_LAST, note="over first_log_prob", against=log_prob),
+    ]
+    rows = score_rows(data, chosen, scores, plan.strata, seed)
+    values = spread(data, chosen, scored.probabilities)
+    examples = xr.Dataset({metric: ("example", values)}, {"example": data["example"].values})
+    return OneProbeResult(result_table(rows), examples)
