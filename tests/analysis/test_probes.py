@@ -201,6 +201,15 @@ def test_a_layer_without_variation_gets_a_reason_instead_of_one_half():
     assert np.isnan(found.examples["probe"].sel(layer="embed", position="prompt_last")).all()
 
 
+def test_a_layer_that_holds_no_number_is_refused_and_the_others_are_probed():
+    data = planted_states(images=30, signal_layer="block_1").compute()
+    data["readout_states"].values[7, 1, 0, 2] = np.nan
+    rows = by_layer(probes(data.chunk()), "probe")
+    assert rows["block_0"]["value"] is None
+    assert rows["block_0"]["note"] == "block_0: 1 of 12 features are no number somewhere"
+    assert rows["block_1"]["low"] > 0.8
+
+
 def test_what_cannot_be_probed_is_refused_by_name():
     with pytest.raises(VlmlakeError, match="4 images cannot be cut into 5 folds"):
         probes(planted_states(images=4))

@@ -37,7 +37,7 @@ BEST, ALL = "best", "all"
 @dataclass(frozen=True)
 class NeuronParameters:
     """kept_share: of the images, about how much of them rank nothing and are kept for ablation. sites: of SITES, where
-    the run keeps them. layers: of the L1 probes, which take seconds each: `best`, in every site the last block and the
+    the run keeps them. layers: of the L1 probes, which take long each: `best`, in every site the last block and the
     one whose best neuron has the largest AUROC on the ranking half; `all`; or names. kept: how many neurons of each
     ranking are written. stable_top: how many lead a ranking for its stability; a tenth of the width if that is less.
     """

@@ -13,7 +13,7 @@ from vlmlake.analysis.probes.standardised import Standardised
 from vlmlake.errors import VlmlakeError
 
 TOLERANCE = 1e-4
-STRICTER = 0.1
+STRICTER = 0.04
 """With a preconditioner what is left of the gradient lies along directions of small curvature, where the same gradient
 is further from the minimum.
 """

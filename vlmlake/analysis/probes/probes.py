@@ -139,12 +139,17 @@ def _tasks(data: xr.Dataset, position: str, layers: list[str], chosen: Populatio
     states = data["readout_states"].sel(position=position).isel(example=chosen.places)
     shared = dask.delayed(plan)  # type: ignore[attr-defined]
     task = dask.delayed(probe_layer)  # type: ignore[attr-defined]
-    return [task(states.sel(layer=layer).data, shared) for layer in layers]
+    return [task(states.sel(layer=layer).data, shared, layer) for layer in layers]
 
 
-def probe_layer(states: np.ndarray, plan: Design) -> Scored | None:
-    """Scores out of fold of one layer's states [n, d]; none where they are the same for all examples."""
-    return None if (states == states[0]).all() else out_of_fold(states, plan)
+def probe_layer(states: np.ndarray, plan: Design, layer: str) -> Scored | VlmlakeError:
+    """Scores out of fold of one layer's states [n, d], or why there are none."""
+    if (states == states[0]).all():
+        return VlmlakeError(f"readout states at {layer} are the same for all {len(states)} examples")
+    try:
+        return out_of_fold(states, plan)
+    except VlmlakeError as error:
+        return VlmlakeError(f"{layer}: {error}")
 
 
 @dataclass(frozen=True)
@@ -155,12 +160,12 @@ class _Position:
     position: str
     chosen: Population
     plan: Design
-    by_layer: dict[str, Scored | None]
+    by_layer: dict[str, Scored | VlmlakeError]
     seed: int
 
     @property
     def there(self) -> dict[str, Scored]:
-        return {layer: scored for layer, scored in self.by_layer.items() if scored}
+        return {layer: scored for layer, scored in self.by_layer.items() if isinstance(scored, Scored)}
 
     def picked(self) -> list[str]:
         """For each outer fold the layer that its inner folds prefer."""
@@ -177,13 +182,13 @@ class _Position:
 
     def rows(self) -> list[dict[str, Any]]:
         note = "can read the answer itself" if self.position != PROMPT_LAST else None
-        constant = [
-            self.chosen.refusal("probe", "auroc", self._constant(layer), layer=layer, position=self.position)
-            for layer, scored in self.by_layer.items()
-            if not scored
+        refused = [
+            self.chosen.refusal("probe", "auroc", error, layer=layer, position=self.position)
+            for layer, error in self.by_layer.items()
+            if isinstance(error, VlmlakeError)
         ]
         if not self.there:
-            return constant
+            return refused
         scores = [Score("probe", it.logits, self.position, layer, note) for layer, it in self.there.items()]
         nested, log_prob = self.nested("logits"), self.chosen.data["first_log_prob"].values
         named = joined(note, f"layers {', '.join(self.picked())}")
@@ -193,7 +198,7 @@ class _Position:
                 scores.append(Score(name, sign * self.chosen.data[name].values, self.position))
         scores.append(Score("probe_gain", nested, self.position, CHOSEN, joined(note, "over first_log_prob"), log_prob))
         return [
-            *constant,
+            *refused,
             *score_rows(self.data, self.chosen, scores, self.plan.strata, self.seed),
             *self._shuffled_rows(),
         ]
@@ -207,13 +212,10 @@ class _Position:
             for layer, estimate in zip(self.there, estimates, strict=True)
         ]
 
-    def _constant(self, layer: str) -> VlmlakeError:
-        return VlmlakeError(f"readout states at {layer} are the same for all {len(self.chosen)} examples")
-
     def examples(self) -> xr.Dataset:
         """`probe` and `probe_nested` of all examples of the Dataset, at this position."""
         nowhere = np.full(len(self.chosen), np.nan)
-        by_layer = np.array([nowhere if it is None else it.probabilities for it in self.by_layer.values()])
+        by_layer = np.array([it.probabilities if isinstance(it, Scored) else nowhere for it in self.by_layer.values()])
         nested = self.nested("probabilities") if self.there else nowhere
         return xr.Dataset(
             {
