@@ -40,6 +40,7 @@ def run_demo(console: Console, folder: Path, images: int, seed: int = 1) -> None
     console.print("2. every analysis of the study from the store, without the models")
     found = analyze_with_progress(console, str(lake), ["all"])
     found.raise_refusals()
+    analyze_with_progress(console, str(lake), ["attention"], rule="exact").raise_refusals()
     computed = [step for step in found.steps if step.state == "done"]
     seconds = sum(step.seconds for step in computed)
     statistics = f"{found.table.height:,} statistics in the table `results`"

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import polars as pl
 import pytest
-from vlmlake.analysis.samples import sample
 
 from vlmlake import open_lake
 from vlmlake.analysis.analyze import analyze
+from vlmlake.analysis.population import population
 from vlmlake.errors import VlmlakeError
 from vlmlake.ingest.decoding import Decoding
 from vlmlake.ingest.extract import extract
@@ -31,14 +31,27 @@ def runs(tmp_path_factory, tiny_llava):
 
 def test_an_array_that_the_plan_left_out_is_named(runs):
     url, names = runs
-    found = analyze(url, run=names["bare"])
-    assert found.refusals == (
-        f"spatial_entropy of {names['bare']}: run {names['bare']} keeps no attention and no readout_attention: "
-        "run `vlmlake extract` with a plan that has it",
+    found = analyze(url, ["attention", "margins", "attribution", "probes"], run=names["bare"])
+    assert [refusal.partition(" of ")[0] for refusal in found.refusals] == ["attention", "attribution"]
+    assert (
+        f"run {names['bare']} keeps no attention and no readout_attention: run `vlmlake extract`" in found.refusals[0]
     )
-    probes = found.table.filter(pl.col("analysis") == "probes")
-    assert set(probes.filter(pl.col("metric") == "probe")["layer"].drop_nulls()) == {"block_1", "block_3"}
-    assert f"run {names['bare']} keeps no position answer_0" in probes["note"].drop_nulls().to_list()
+    assert f"run {names['bare']} keeps no attn_write" in found.refusals[1]
+    probes = found.table.filter(pl.col("metric") == "probe", pl.col("split") == "all")
+    assert set(probes["layer"].drop_nulls()) == {"block_1", "block_3"}
+    told = found.table.filter(pl.col("metric") == "lens_deviation")["note"]
+    assert told.str.contains("the plan keeps no logits").all()
+
+
+def test_plans_that_keep_the_same_states_find_the_same(runs):
+    url, names = runs
+    found = {plan: analyze(url, ["attention", "margins"], run=names[plan]).table for plan in ("suffix", "readout")}
+    keys = ["metric", "statistic", "split", "position", "layer", "head"]
+    both = found["suffix"].join(found["readout"], on=keys, how="full", nulls_equal=True, suffix="_readout")
+    assert both.height == found["suffix"].height == found["readout"].height
+    for name in ("value", "low", "high"):
+        far = both.filter((pl.col(name) - pl.col(f"{name}_readout")).abs() > 1e-4 * (1 + pl.col(name).abs()))
+        assert far.is_empty(), far
 
 
 def test_examples_without_a_gold_answer_are_left_out_and_counted(runs):
@@ -46,10 +59,10 @@ def test_examples_without_a_gold_answer_are_left_out_and_counted(runs):
     data = open_lake(url)[names["bare"]]
     gold = data["gold"].values.copy()
     gold[data["question"].values == data["question"].values[0]] = None
-    chosen = sample(data.assign_coords(gold=("example", gold)))
+    chosen = population(data.assign_coords(gold=("example", gold)))
     assert set(chosen.data["gold"].values) == {"yes", "no"}
-    left_out = len(sample(data)) - len(chosen)
+    left_out = len(population(data)) - len(chosen)
     assert left_out > 0
     assert chosen.note == f"{left_out} without a gold answer"
     with pytest.raises(VlmlakeError, match="has no labelled examples of split all"):
-        sample(data.assign_coords(gold=("example", np.full(len(gold), None))))
+        population(data.assign_coords(gold=("example", np.full(len(gold), None))))

@@ -15,6 +15,9 @@ from vlmlake.store_schema.lake import Lake
 UNTOLD = "-"
 """In place of a value that there is not."""
 
+LAYER_STATISTICS = ("argmin", "layer")
+"""Whose values are numbers of blocks."""
+
 SCHEMA = {
     "run": pl.String,
     "family": pl.String,
@@ -63,19 +66,32 @@ def _compared(told: Published, own: pl.DataFrame, rule: str) -> dict[str, Any]:
     wanted: Mapping[str, str] = {**told.ours, "rule": told.rule or rule}
     fitting = own.filter(*(pl.col(name) == value for name, value in wanted.items()))
     if fitting.is_empty():
-        note = f"not there: `vlmlake analyze URL {told.ours['analysis']} --rule {wanted['rule']}`"
-        return {**row, "ours": UNTOLD, "note": _both(told.note, note)}
+        return {**row, "ours": f"no {told.ours['analysis']} under {wanted['rule']}"}
+    if told.as_falling_blocks:
+        return {**row, "ours": _falling(fitting)}
     found = fitting.row(0, named=True)
     if found["value"] is None:
         return {**row, "ours": UNTOLD, "n": found["n"], "note": _both(told.note, found["note"])}
     numbers = {name: found[name] for name in ("value", "low", "high", "n", "n_images")}
-    return {**row, **numbers, "ours": in_words(found["value"], found["low"], found["high"])}
+    return {**row, **numbers, "ours": in_words(found)}
 
 
-def in_words(value: float, low: float | None, high: float | None) -> str:
-    """A value with its interval, as in `0.819 [0.790, 0.851]`."""
-    interval = "" if low is None or high is None else f" [{low:.3f}, {high:.3f}]"
-    return f"{value:.3f}{interval}"
+def in_words(found: Mapping[str, Any]) -> str:
+    """The value of a row of `results` with its interval, as in `0.819 [0.790, 0.851]`; a layer as a whole number."""
+    form = ".0f" if found["statistic"] in LAYER_STATISTICS else ".3f"
+    value, low, high = (found[name] for name in ("value", "low", "high"))
+    interval = "" if low is None or high is None else f" [{low:{form}}, {high:{form}}]"
+    return f"{value:{form}}{interval}"
+
+
+def _falling(rows: pl.DataFrame) -> str:
+    """The blocks whose value is surely below 0, among those that have one."""
+    blocks = rows.filter(pl.col("layer").str.starts_with("block_")).drop_nulls("value")
+    if blocks.is_empty():
+        return UNTOLD
+    falling = blocks.filter(pl.col("high") < 0)["layer"].str.strip_prefix("block_")
+    numbers = blocks["layer"].str.strip_prefix("block_")
+    return f"{', '.join(falling) or 'none'} (of {numbers[0]} to {numbers[-1]})"
 
 
 def _top_neurons(rankings: pl.DataFrame) -> dict[str, Any]:

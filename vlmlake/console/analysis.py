@@ -17,7 +17,7 @@ from vlmlake.analysis.population import ALL_SPLITS
 from vlmlake.console.printable import printable
 from vlmlake.console.tables import print_results, print_table
 
-ROWS_A_TABLE = 24
+ROWS_A_TABLE = 40
 """Of one analysis of one run that are printed; all are in the table `results`."""
 
 
