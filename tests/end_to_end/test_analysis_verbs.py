@@ -32,7 +32,7 @@ def test_a_condition_chooses_examples(run_cli, lake_copy):
 
 
 def test_a_parameter_is_set(run_cli, lake_copy):
-    code, _, err = run_cli("analyze", str(lake_copy), "attention", "--set", "attention.plateau=0.5")
+    code, _, err = run_cli("analyze", str(lake_copy), "attention", "--set", "attention.plateau_threshold=0.5")
     assert (code, err) == (0, "")
 
 

@@ -2,6 +2,7 @@ import duckdb
 import pytest
 
 from vlmlake import open_lake
+from vlmlake.analysis.analyses import ANALYSES
 from vlmlake.errors import VlmlakeError
 from vlmlake.ingest.datasets.shapes import write_benchmark
 from vlmlake.ingest.decoding import Decoding
@@ -15,7 +16,7 @@ from vlmlake.store_schema.storage import Storage
 def test_views_hold_what_the_tables_hold(lake_url):
     lake = open_lake(lake_url)
     with connect(lake_url) as connection:
-        for view in ("examples", "answers", "samples", "skipped", "results"):
+        for view in ("examples", "answers", "samples", "skipped", "results", "metrics", "labels", "rankings"):
             found = connection.sql(f"select * from {view}").pl()
             assert found.sort(found.columns[:8]).equals(lake.table(view).sort(found.columns[:8])), view
         run, model, examples, batches, done, dtype = connection.execute("select * from runs").fetchone()
@@ -74,7 +75,7 @@ def test_what_a_pass_left_out_is_a_table(tiny_llava, tmp_path):
 
 def test_results_of_every_analysis_are_visible(lake_url):
     found = sql(lake_url, "select analysis, count(*) as n from results group by analysis order by analysis").to_pydict()
-    assert found["analysis"] == ["accuracy", "probes", "spatial_entropy"]
+    assert found["analysis"] == sorted(ANALYSES)
     passport = "run, dataset, split, rule, metric, statistic, n, n_items, n_images, base_rate, code"
     gaps = " or ".join(f"{name} is null" for name in passport.split(", "))
     assert sql(lake_url, f"select count(*) as n from results where {gaps}").to_pydict() == {"n": [0]}
