@@ -35,7 +35,7 @@ def test_sql_answers_over_examples_answers_and_results(run_cli, lake_url):
     ]
     query = "select count(*) as n from examples join answers using (run, example) where gold = lower(trim(answer))"
     assert int(run_cli("sql", lake_url, query)[1].split()[1]) > 300
-    query = "select count(*) as n from results where metric = 'probe'"
+    query = "select count(*) as n from results where metric = 'probe' and split = 'all'"
     assert run_cli("sql", lake_url, query)[1].split() == ["n", "10"]
 
 
@@ -59,10 +59,10 @@ def test_a_pipe_gets_one_line_per_row(run_cli, lake_url):
 def test_analyze_replaces_its_results_under_one_rule_and_keeps_those_of_others(run_cli, lake_copy):
     lake_url = str(lake_copy)
     for rule in ("pope_official", "exact", "exact"):
-        code, out, _ = run_cli("analyze", lake_url, "accuracy", "--rule", rule)
+        code, out, _ = run_cli("analyze", lake_url, "labels", "--rule", rule)
         assert code == 0
-        assert "adversarial" in out
-    query = "select rule, count(*) as n from results where analysis = 'accuracy' group by rule order by rule"
+        assert "accuracy" in out
+    query = "select rule, count(*) as n from results where metric = 'accuracy' group by rule order by rule"
     assert run_cli("sql", lake_url, query)[1].split() == ["rule", "n", "exact", "4", "pope_official", "4"]
 
 
@@ -314,7 +314,7 @@ def test_verbs_refuse_what_is_no_lake(refused, tmp_path, verb):
     assert "names no format_version" in refused(name, str(tmp_path), *rest)
     (tmp_path / "lake.json").write_text(json.dumps({"format_version": 99}))
     line = refused(name, str(tmp_path), *rest)
-    assert "has format 99, this vlmlake reads 2: pip install --upgrade vlmlake" in line
+    assert "has format 99, this vlmlake reads 3: pip install --upgrade vlmlake" in line
     (tmp_path / "lake.json").write_text(json.dumps({"format_version": 1}))
     assert "has format 1, from before the first release" in refused(name, str(tmp_path), *rest)
 
@@ -327,8 +327,8 @@ def test_extract_refuses_a_lake_of_a_newer_format(refused, tiny_llava, scenes, t
 
 
 def test_analyze_names_what_it_does_not_know(refused, lake_url, tmp_path):
-    assert "unknown analysis magic: expected accuracy, probes" in refused("analyze", lake_url, "magic")
+    assert "unknown analysis magic: expected labels, attention" in refused("analyze", lake_url, "magic")
     assert "no single run named nope" in refused("analyze", lake_url, "--run", "nope")
-    assert "unknown label rule fuzzy" in refused("analyze", lake_url, "accuracy", "--rule", "fuzzy")
+    assert "unknown label rule fuzzy" in refused("analyze", lake_url, "labels", "--rule", "fuzzy")
     (tmp_path / "lake.json").write_text(json.dumps({"format_version": 3}))
     assert "has no runs to analyze" in refused("analyze", str(tmp_path))

@@ -62,9 +62,9 @@ def test_all_of_an_extracted_run_and_its_analyses_are_the_same(lake_url, tmp_pat
     target = Storage.at(str(tmp_path))
     assert list(target.files("runs")) == names
     assert all(target.read(path) == source.storage.read(path) for path in names)
-    found = analyze(str(tmp_path), ("accuracy",)).table
+    found = analyze(str(tmp_path), ("labels",)).table
     before = open_lake(lake_url).table("results")
-    assert found["value"].to_list() == before.filter(before["analysis"] == "accuracy")["value"].to_list()
+    assert found["value"].to_list() == before.filter(before["analysis"] == "labels")["value"].to_list()
 
 
 def test_analyses_that_need_what_was_selected_work(run_cli, lake_url, tmp_path):
@@ -76,7 +76,7 @@ def test_analyses_that_need_what_was_selected_work(run_cli, lake_url, tmp_path):
     assert (code, err) == (0, "")
     assert re.search(r"tiny-llava-\w{8}: 320 examples in 10 batches at .*, 10 copied now, .* read, .* finished", out)
     assert set(sql(target, "select distinct split from examples")["split"].to_pylist()) == {"popular", "adversarial"}
-    code, out, _ = run_cli("analyze", target, "accuracy", "probes")
+    code, out, _ = run_cli("analyze", target, "labels", "probes")
     assert code == 0
     results = sql(target, "select distinct layer from results where metric = 'probe'")["layer"].to_pylist()
     assert sorted(results) == ["block_1", "block_3"]
@@ -154,7 +154,7 @@ VERBS = {
     "status": (),
     "finish": (),
     "gc": (),
-    "analyze": ("accuracy",),
+    "analyze": ("labels",),
     "sql": ("select count(*) from examples",),
     "copy": ("{target}",),
 }

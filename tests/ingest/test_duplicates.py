@@ -16,7 +16,7 @@ from tests.ingest.jobs import job_of, run_job
 from tests.ingest.pope_files import scene, write_pope
 from vlmlake import open_lake
 from vlmlake.analysis.analyze import analyze
-from vlmlake.analysis.samples import sample
+from vlmlake.analysis.population import population
 from vlmlake.cli import app
 from vlmlake.errors import VlmlakeError
 from vlmlake.ingest.extract import extract
@@ -120,8 +120,8 @@ def test_answers_and_samples_are_there_for_every_example(job, tmp_path):
 
 def test_analyses_count_a_pair_once(run, job):
     data = run.dataset()
-    assert (len(sample(data)), len(sample(data, "popular"))) == (5, 4)
-    rows = {row["split"]: row for row in analyze(job.lake, ("accuracy",)).table.to_dicts()}
+    assert (len(population(data)), len(population(data, "popular"))) == (5, 4)
+    rows = {row["split"]: row for row in analyze(job.lake, ("labels",)).table.to_dicts()}
     counted = {split: (row["n"], row["n_items"], row["n_images"]) for split, row in rows.items()}
     assert counted == {"all": (5, 5, 3), "random": (3, 3, 2), "popular": (4, 4, 2), "adversarial": (1, 1, 1)}
 

@@ -49,10 +49,10 @@ def selected(source: xr.Dataset, selection: Selection) -> xr.Dataset:
 
 
 def assert_same(ours: xr.Dataset, wanted: xr.Dataset) -> None:
-    """Equal bits, equal coordinates; prefixes may be numbered otherwise, each example keeps its own."""
+    """Equal bits, equal coordinates; rows and prefixes may be numbered otherwise, each example keeps its own."""
     assert set(ours.variables) == set(wanted.variables)
     for name in wanted.variables:
-        if name in ("prefix", "prefix_of"):
+        if name in ("prefix", "prefix_of", "row"):
             continue
         ours_there, wanted_there = ours[name].values, wanted[name].values
         assert ours_there.dtype == wanted_there.dtype, name
@@ -61,6 +61,8 @@ def assert_same(ours: xr.Dataset, wanted: xr.Dataset) -> None:
             assert ours_there.tolist() == wanted_there.tolist(), name
         else:
             assert ours_there.tobytes() == wanted_there.tobytes(), name
+    ranks = [np.unique(one["row"], return_inverse=True)[1].tolist() for one in (ours, wanted)]
+    assert ranks[0] == ranks[1]
     for one in (ours, wanted):
         assert set(np.unique(one["prefix_of"])) == set(one["prefix"].values)
     places = [np.searchsorted(one["prefix"].values, one["prefix_of"].values).tolist() for one in (ours, wanted)]
