@@ -15,6 +15,8 @@ YES_NO = ("Yes", "No", " Yes", " No", "yes", "no", " yes", " no", "YES", "NO")
 """The first token ids' texts."""
 SHARE_RIGHT, IMAGE_SHARE = 0.75, 0.15
 """Of the answers; and of the variance of what decides them, that which all questions of an image have in common."""
+APART = 2.7
+"""Standard deviations between right and wrong answers in the last layer, along all latent variables together."""
 MEMORY = 0.9
 """Correlation of the latent variables of neighbouring layers."""
 FLOOR = 0.3
@@ -123,20 +125,26 @@ class Study:
         """
         shape, draw = self.shape, np.random.default_rng([5, part.start])
         image = np.unique(self.image[part], return_inverse=True)[1]
-        told = (self.correct[part] - SHARE_RIGHT)[:, None] * self._signal
-        said = np.where(self.answer[part], 1, -1)[:, None] * self._yes_minus_no
-        latent, found = np.zeros((len(image), shape.rank), np.float32), []
-        for layer, strength in enumerate(self._strengths):
-            own = draw.standard_normal(latent.shape, np.float32)
+        told = (self.correct[part] - np.float32(SHARE_RIGHT))[:, None] * self._signal
+        said = np.where(self.answer[part], 1, -1).astype(np.float32)[:, None] * self._yes_minus_no
+        latent = np.empty((len(image), shape.layers, shape.rank), np.float32)
+        for layer in range(shape.layers):
+            own = draw.standard_normal((len(image), shape.rank), np.float32)
             shared = draw.standard_normal((image.max() + 1, shape.rank), np.float32)[image]
-            new = np.sqrt(1 - IMAGE_SHARE) * own + np.sqrt(IMAGE_SHARE) * shared
-            latent = new if layer == 0 else MEMORY * latent + np.sqrt(1 - MEMORY**2) * new
-            state = ((latent + strength * told) * self._deviations) @ self._mixing
-            state += FLOOR * draw.standard_normal(state.shape, np.float32)
-            state += strength * said + self._means[layer]
-            state[:, self._rogue] *= ROGUE_SCALE
-            found.append((state * self._scales[layer]).astype(np.float16))
-        return np.stack(found, axis=1)
+            new = np.float32(np.sqrt(1 - IMAGE_SHARE)) * own + np.float32(np.sqrt(IMAGE_SHARE)) * shared
+            before, share = (latent[:, layer - 1], MEMORY) if layer else (0, 0.0)
+            latent[:, layer] = np.float32(share) * before + np.float32(np.sqrt(1 - share**2)) * new
+        strengths = self._strengths[:, None]
+        mixed = ((latent + strengths * told[:, None]) * self._deviations).reshape(-1, shape.rank) @ self._mixing
+        states = mixed.reshape(len(image), shape.layers, shape.hidden)
+        noise = draw.standard_normal(states.shape, np.float32)
+        noise *= np.float32(FLOOR)
+        states += noise
+        states += strengths * said[:, None]
+        states += self._means
+        states[..., self._rogue] *= ROGUE_SCALE
+        states *= self._scales[:, None]
+        return states.astype(np.float16)
 
     def attention(self, part: slice) -> np.ndarray:
         """Of these examples the softmax rows of prompt_last over the prefix, float16 [example, block, head, token].
@@ -192,7 +200,8 @@ class Study:
     def _signal(self) -> np.ndarray:
         """[latent], how many of its standard deviations right and wrong answers are apart."""
         signal = np.zeros(self.shape.rank, np.float32)
-        signal[10::20] = 0.38
+        weak = signal[10::20]
+        weak[:] = APART / np.sqrt(len(weak))
         return signal
 
     @cached_property
