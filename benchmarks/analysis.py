@@ -1,6 +1,6 @@
 """How fast the analyses are beside the plain way to the same numbers, and how much memory they take.
 
-python benchmarks/analysis.py           # LLaVA-1.5-7B's shapes over 3,090 questions, 15 minutes, 5 GB of temporary files
+python benchmarks/analysis.py           # LLaVA-1.5-7B's shapes over 3,090 questions, 15 minutes, 5 GB of files
 python benchmarks/analysis.py --quick   # small shapes, to see that everything runs
 python benchmarks/analysis.py --check   # exit 1 and name the rows that miss their target
 """
@@ -58,8 +58,8 @@ def measure(effort: str, folder: Path) -> judged.Measured:
     ]
     about = (
         f"A made-up lake of {size / 1e9:.1f} GB: {shape.examples:,} examples of {shape.images} images, {shape.layers} "
-        f"layers of {shape.hidden:,} and {shape.blocks} x {shape.heads} x {shape.grid**2} attention weights at prompt_last, "
-        f"float16, a vocabulary of {shape.vocabulary:,}."
+        f"layers of {shape.hidden:,} and {shape.blocks} x {shape.heads} x {shape.grid**2} attention weights at "
+        f"prompt_last, float16, a vocabulary of {shape.vocabulary:,}."
     )
     return [row for rows, _ in parts for row in rows], [about, *(note for _, notes in parts for note in notes)]
 

@@ -29,8 +29,8 @@ def rows(subject: Subject, examples: int) -> tuple[list[Row], list[str]]:
             show(f"4{chr(ord(number) + 1)}", f"{name} in this process's threads", threads),
         ]
     return found, [
-        f"4: whole analyses of the first {examples:,} examples, all layers. A LocalCluster of {WORKERS} processes of one "
-        "thread; its start is not counted, memory is that of the process that asks.",
-        "4: differs by: the largest of all |differences| in the table (values, bounds, p-values) and the examples' numbers, "
-        "relative where the number is larger than 1.",
+        f"4: whole analyses of the first {examples:,} examples, all layers. A LocalCluster of {WORKERS} processes of "
+        "one thread; its start is not counted, memory is that of the process that asks.",
+        "4: differs by: the largest of all |differences| in the table (values, bounds, p-values) and the examples' "
+        "numbers, relative where the number is larger than 1.",
     ]

@@ -10,7 +10,7 @@ from analyses.findings import numbers_of
 from analyses.process import Clock, Numbers, Subject
 from analyses.table import Row, show
 from analyses.threads import best_blas_threads
-from vlmlake.analysis.margins import margins
+from vlmlake.analysis.margins.margins import margins
 
 TIMES_BARE = 3.0
 """The target."""

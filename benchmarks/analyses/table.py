@@ -27,8 +27,6 @@ class Row:
         return self.seconds, self.peak, self.compared
 
 
-def show(
-    part: str, way: str, outcome: Outcome, compared: str = "", target: str = "", passed: bool | None = None
-) -> Row:
+def show(part: str, way: str, found: Outcome, compared: str = "", target: str = "", passed: bool | None = None) -> Row:
     """A row of what was measured."""
-    return Row(part, way, f"{outcome.seconds:.1f}", f"{outcome.peak / 1e9:.2f}", compared, target, passed)
+    return Row(part, way, f"{found.seconds:.1f}", f"{found.peak / 1e9:.2f}", compared, target, passed)

@@ -10,7 +10,7 @@ from threadpoolctl import threadpool_limits
 
 
 def best_blas_threads(work: Callable[[], object]) -> int:
-    """One, or all cores, whichever is faster for a sample of the work; tried twice each, after one that is not counted."""
+    """One, or all cores', whichever are faster for a sample of the work; each tried twice, after one not counted."""
     work()
     seconds: dict[int, float] = {}
     for number in (1, os.cpu_count() or 1) * 2:
