@@ -9,7 +9,7 @@ from threadpoolctl import threadpool_limits
 from analyses.findings import numbers_of
 from analyses.process import Clock, Numbers, Subject
 from analyses.table import Row, show
-from analyses.threads import best_blas_threads
+from analyses.threads import best_blas_threads, told
 from vlmlake.analysis.margins.margins import margins
 
 TIMES_BARE = 3.0
@@ -54,5 +54,5 @@ def rows(subject: Subject) -> tuple[list[Row], list[str]]:
         show("3b", "the bare matrix products", products, f"{operations / products.seconds / 1e9:.0f} GFLOP/s"),
     ], [
         f"3: {operations:.1e} operations. Bare: float32 in memory, {BLOCK:,} tokens at once, "
-        f"{int(products.numbers['threads'])} BLAS threads, the faster; ours reads and decodes, too.",
+        f"{told(int(products.numbers['threads']))}, the faster; ours reads and decodes, too.",
     ]

@@ -16,7 +16,7 @@ from threadpoolctl import threadpool_limits
 from analyses.findings import numbers_of
 from analyses.process import Clock, Numbers, Subject
 from analyses.table import Row, show
-from analyses.threads import best_blas_threads
+from analyses.threads import best_blas_threads, told
 from vlmlake.analysis.blocks import computed
 from vlmlake.analysis.population import Population, population
 from vlmlake.analysis.probes.probes import probes
@@ -90,8 +90,8 @@ def rows(subject: Subject) -> tuple[list[Row], list[str]]:
         f"1: {FOLDS} folds grouped by image in {len(areas)} layers; AUROC from {expected[0, 0]:.2f} in the first to "
         f"{expected[-1, 0]:.2f} in the last, bounds at most {np.abs(areas - expected)[:, 1:].max():.1e} apart.",
         f"1c: StandardScaler and LogisticRegression(max_iter=2000) on float32 as the lake gives it, "
-        f"{int(plain.numbers['threads'])} BLAS threads, the faster for it. 1d: with inner folds, shuffled",
-        "labels, calibration, the choice of a layer, and what else `probes` reports.",
+        f"{told(int(plain.numbers['threads']))}, the faster for it. 1d: with inner folds,",
+        "shuffled labels, calibration, the choice of a layer, and every split.",
     ]
 
 

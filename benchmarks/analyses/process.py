@@ -97,7 +97,7 @@ def _main(way: str, url: str, examples: str, scheduler: str, output: str) -> Non
 
 @contextmanager
 def _cluster(folder: Path) -> Iterator[None]:
-    """While it lasts, Dask works there."""
+    """While it lasts, Dask works there; its workers have imported what they need."""
     from distributed import Client, LocalCluster
 
     with (
@@ -109,8 +109,9 @@ def _cluster(folder: Path) -> Iterator[None]:
             local_directory=str(folder),
             silence_logs=logging.ERROR,
         ) as cluster,
-        Client(cluster),
+        Client(cluster) as client,
     ):
+        client.run(importlib.import_module, "vlmlake.analysis.analyses")
         yield
 
 
