@@ -42,7 +42,7 @@ SHAPES = {
         batch=5,
     ),
 }
-ON_A_CLUSTER = {"full": 600, "quick": 120}
+ON_A_CLUSTER = {"full": 300, "quick": 120}
 """Examples whose analyses are done on a cluster, too."""
 
 

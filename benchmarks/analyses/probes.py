@@ -19,8 +19,8 @@ from analyses.table import Row, show
 from analyses.threads import best_blas_threads, told
 from vlmlake.analysis.blocks import computed
 from vlmlake.analysis.population import Population, population
-from vlmlake.analysis.probes.probes import probes
 from vlmlake.analysis.probes.logistic import logistic
+from vlmlake.analysis.probes.probes import probes
 from vlmlake.analysis.statistics.estimate import Estimate
 from vlmlake.analysis.statistics.roc import auroc, aurocs
 from vlmlake.store_schema.schema import PROMPT_LAST
