@@ -15,7 +15,9 @@ def rows(subject: Subject, examples: int) -> tuple[list[Row], list[str]]:
     """The table's rows, and what must be known about them. examples: of the run, the first so many."""
     found = []
     for number, (name, way) in zip("ace", WAYS.items(), strict=True):
-        threads, cluster = (subject.measured(way, examples, scheduler) for scheduler in ("threads", "cluster"))
+        threads, cluster = (
+            subject.measured(way, examples, scheduler=scheduler) for scheduler in ("threads", "cluster")
+        )
         apart = largest_difference(threads.numbers, cluster.numbers)
         found += [
             show(

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import dask
 import numpy as np
 import xarray as xr
+from sklearn.base import clone
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedGroupKFold
 from sklearn.pipeline import Pipeline, make_pipeline
@@ -32,15 +33,24 @@ FOLDS, SEED = 5, 0
 
 def loop(data: xr.Dataset, clock: Clock) -> Numbers:
     """What one writes first: layer by layer, fold by fold, a pipeline of scikit-learn; then the interval."""
+    return _looped(data, clock, np.float32, LogisticRegression(max_iter=2000))
+
+
+def converged(data: xr.Dataset, clock: Clock) -> Numbers:
+    """The same loop in float64, until it stands still."""
+    return _looped(data, clock, np.float64, LogisticRegression(max_iter=20_000, tol=1e-8))
+
+
+def _looped(data: xr.Dataset, clock: Clock, dtype: type, classifier: LogisticRegression) -> Numbers:
     chosen = population(data)
     training, strata = _parts(chosen)
 
     def states(layer: str) -> np.ndarray:
-        return data["readout_states"].sel(layer=layer, position=PROMPT_LAST).values[chosen.places]
+        values = data["readout_states"].sel(layer=layer, position=PROMPT_LAST).values
+        return values[chosen.places].astype(dtype, copy=False)
 
     def fitted(features: np.ndarray, train: np.ndarray) -> Pipeline:
-        model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000))
-        return model.fit(features[train], chosen.correct[train])
+        return make_pipeline(StandardScaler(), clone(classifier)).fit(features[train], chosen.correct[train])
 
     layers = data["layer"].values
     middle = states(layers[len(layers) // 2])
@@ -78,20 +88,28 @@ def rows(subject: Subject) -> tuple[list[Row], list[str]]:
     """The table's rows, and what must be known about them."""
     found, plain, everything = (subject.measured(f"probes.{way}") for way in ("ours", "loop", "whole"))
     areas, expected = found.numbers["auroc"], plain.numbers["auroc"]
-    faster, apart = plain.seconds / found.seconds, float(np.abs(areas - expected)[:, 0].max())
+    difference = np.abs(areas - expected)[:, 0]
+    faster, worst = plain.seconds / found.seconds, int(difference.argmax())
+    exact = subject.measured("probes.converged", layer=worst)
+    off = [float(abs(one[worst, 0] - exact.numbers["auroc"][0, 0])) for one in (areas, expected)]
     fast, close = f">= {TIMES_FASTER:g} x", f"<= {LARGEST_DIFFERENCE:g}"
-    differs = f"AUROC differs by {apart:.1e}"
+    met = bool(difference[worst] <= LARGEST_DIFFERENCE)
     return [
         show("1a", "probes: outer folds, intervals", found, f"{faster:.1f} x faster", fast, faster >= TIMES_FASTER),
-        Row("1b", "probes: AUROC in every layer", "", "", differs, close, apart <= LARGEST_DIFFERENCE),
+        Row("1b", "probes: AUROC in every layer", "", "", f"differs by {difference[worst]:.1e}", close, met),
         show("1c", "the plain loop over scikit-learn, the same intervals", plain),
-        show("1d", "the whole analysis", everything, f"{everything.seconds / found.seconds:.1f} x 1a"),
+        show(
+            "1d", "the loop until it stands still, the layer that differs most", exact, f"ours differs by {off[0]:.1e}"
+        ),
+        show("1e", "the whole analysis", everything, f"{everything.seconds / found.seconds:.1f} x 1a"),
     ], [
         f"1: {FOLDS} folds grouped by image in {len(areas)} layers; AUROC from {expected[0, 0]:.2f} in the first to "
         f"{expected[-1, 0]:.2f} in the last, bounds at most {np.abs(areas - expected)[:, 1:].max():.1e} apart.",
         f"1c: StandardScaler and LogisticRegression(max_iter=2000) on float32 as the lake gives it, "
-        f"{told(int(plain.numbers['threads']))}, the faster for it. 1d: with inner folds,",
-        "shuffled labels, calibration, the choice of a layer, and every split.",
+        f"{told(int(plain.numbers['threads']))}, the faster for it.",
+        f"1d: LogisticRegression(max_iter=20000, tol=1e-8) on float64, of layer {worst}; the plain loop differs from "
+        f"it by {off[1]:.1e}. 1e: with inner folds, shuffled",
+        "labels, calibration, the choice of a layer, and every split.",
     ]
 
 

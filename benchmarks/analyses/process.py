@@ -1,6 +1,6 @@
 """A way of getting numbers, in a process of its own: what they are, how long it took, and the most memory it had.
 
-python benchmarks/analyses/process.py PART.WAY LAKE EXAMPLES threads|cluster OUTPUT
+python benchmarks/analyses/process.py PART.WAY LAKE EXAMPLES LAYER threads|cluster OUTPUT
 """
 
 from __future__ import annotations
@@ -57,14 +57,18 @@ class Subject:
     url: str
     folder: Path
 
-    def measured(self, way: str, examples: int | None = None, scheduler: str = "threads") -> Outcome:
+    def measured(
+        self, way: str, examples: int | None = None, layer: int | None = None, scheduler: str = "threads"
+    ) -> Outcome:
         """way: a function of this package that takes the run's Dataset and a clock, as in `margins.bare`, and returns
-        Numbers. examples: the first so many of the run, all by default. scheduler: `threads`, or `cluster` for workers.
+        Numbers. examples: the first so many of the run, layer: the one with this number; all by default. scheduler:
+        `threads`, or `cluster` for workers.
 
         Raises CalledProcessError if it fails.
         """
         output = self.folder / f"{way}.npz"
-        command = [sys.executable, __file__, way, self.url, str(examples or 0), scheduler, str(output)]
+        choice = [str(examples or ""), "" if layer is None else str(layer)]
+        command = [sys.executable, __file__, way, self.url, *choice, scheduler, str(output)]
         with subprocess.Popen(command) as process:
             try:
                 status = process.wait()
@@ -83,14 +87,16 @@ class Subject:
         return Outcome(float(numbers.pop("seconds")), int(numbers.pop("peak")), numbers)
 
 
-def _main(way: str, url: str, examples: str, scheduler: str, output: str) -> None:
+def _main(way: str, url: str, examples: str, layer: str, scheduler: str, output: str) -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     part, name = way.split(".")
     function = getattr(importlib.import_module(f"analyses.{part}"), name)
     (data,) = open_lake(url).values()
+    data = data.isel(example=slice(int(examples))) if examples else data
+    data = data.isel(layer=[int(layer)]) if layer else data
     clock = Clock()
     with _cluster(Path(output).parent) if scheduler == "cluster" else nullcontext():
-        numbers = function(data.isel(example=slice(0, int(examples) or None)), clock)
+        numbers = function(data, clock)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     np.savez(output, seconds=clock.seconds, peak=peak, **numbers)
 
