@@ -28,6 +28,7 @@ lint: $(VENV)/installed
 bench: $(VENV)/installed | $(TMPDIR)
 	$(BIN)/python benchmarks/extraction.py --check
 	$(BIN)/python benchmarks/store.py --check
+	$(BIN)/python benchmarks/analysis.py --check
 
 $(TMPDIR):
 	mkdir -p $@

@@ -19,8 +19,9 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 
 import models
 import transformers
+from judged import show_missed
 from measurement import EFFORTS, Measurement
-from report import show_missed, show_run, show_table
+from report import show_run, show_table
 from subjects import Subject
 
 

@@ -13,6 +13,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import torch
+from judged import processor
 from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
@@ -65,13 +66,3 @@ def show_table(title: str, rows: Sequence[Row], notes: Sequence[str], judged: bo
     console.print(table)
     for note in notes:
         console.print(note)
-
-
-def show_missed(missed: Sequence[str]) -> None:
-    console.print()
-    console.print(f"Short of their target: {', '.join(missed)}" if missed else "Every row meets its target.")
-
-
-def processor() -> str:
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    return next((line.partition(": ")[2] for line in lines if line.startswith("model name")), platform.machine())

@@ -14,6 +14,7 @@ import numpy as np
 import xarray as xr
 from dask.callbacks import Callback
 from dask.delayed import Delayed
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 Watcher = Callable[[int, int], None]
 """Is told how many of how many tasks are done."""
@@ -35,7 +36,9 @@ def computed(tasks: Sequence[Delayed]) -> list[Any]:
     """What the tasks return, in their order. What several of them share is computed once."""
     watcher, client = _watcher.get(), _client()
     if client is None:
-        with _Counting(watcher) if watcher else Callback():  # type: ignore[no-untyped-call]
+        counting: Callback = _Counting(watcher) if watcher else Callback()  # type: ignore[no-untyped-call]
+        # Linear algebra's own threads would wait for one another beside Dask's: a task gets one, unless it is alone.
+        with threadpool_limits(1 if len(tasks) > 1 else None, "blas"), counting:
             return list(dask.compute(*tasks))  # type: ignore[attr-defined,no-untyped-call]
     from distributed import as_completed
 
