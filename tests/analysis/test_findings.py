@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from tests.analysis.planted import planted_run
-from vlmlake.analysis.findings import examples_of, metric_rows
+from vlmlake.analysis.findings import examples_of, metric_rows, together
 from vlmlake.analysis.labels import labels
 from vlmlake.analysis.population import population
 from vlmlake.analysis.result import Result, result_table
@@ -52,6 +52,18 @@ def test_metrics_of_different_dimensions_stand_side_by_side():
     rows = metric_rows(examples)
     assert rows.filter(pl.col("metric") == "a").rows() == [("x", "a", None, None, 1.0)]
     assert examples_of(rows)["b"].sel(example="y", layer="block_1") == 4
+
+
+def test_layers_keep_the_models_order():
+    layers = ["embed", *(f"block_{number}" for number in range(12))]
+    values = np.arange(26.0).reshape(2, 13)
+    values[0, 3] = np.nan
+    examples = xr.Dataset({"a": (("example", "layer"), values)}, {"example": ["x", "y"], "layer": layers})
+    blocks = examples.isel(layer=slice(1, None)).rename(a="b")
+    assert examples_of(metric_rows(examples))["layer"].values.tolist() == layers
+    both = together([blocks, examples])
+    assert both["layer"].values.tolist() == layers
+    assert both["b"].sel(example="y").values[-1] == 25
 
 
 def test_a_table_becomes_arrays_over_what_tells_its_rows_apart():

@@ -4,7 +4,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
-from vlmlake.analysis.margins.layers import block_numbers, commit_layers, crossing, onset, peak, whole_stack
+from vlmlake.analysis.layer_order import block_numbers
+from vlmlake.analysis.margins.layers import commit_layers, crossing, onset, peak, whole_stack
 
 BLOCKS = np.array([-1, 0, 1, 2, 3])
 CURVES = arrays(

@@ -19,7 +19,7 @@ import xarray as xr
 
 from vlmlake.analysis.analyses import ANALYSES
 from vlmlake.analysis.contract import Analysis
-from vlmlake.analysis.findings import Shelf
+from vlmlake.analysis.findings import Shelf, together
 from vlmlake.analysis.rules import DEFAULT_RULE, require_rule
 from vlmlake.errors import VlmlakeError
 from vlmlake.store_schema import tables
@@ -185,7 +185,7 @@ class _Subject:
             return shelf.results()
         started = time.monotonic()
         given = [shelf.beside(name, ANALYSES[name].labelled).metrics() for name in analysis.after]
-        metrics = xr.merge(given, join="outer") if given else None
+        metrics = together(given) if given else None
         found = analysis(self.data, self.rule, self.seed, settings[analysis.name], metrics)
         shelf.write(found, [self.note], CODE, inputs)
         tell(replace(step, state="done", seconds=time.monotonic() - started))

@@ -13,8 +13,9 @@ from dask.delayed import Delayed
 
 from vlmlake.analysis.blocks import computed, example_pieces
 from vlmlake.analysis.contract import Analysis, NoParameters, Source, dataset_of, kept_array
+from vlmlake.analysis.layer_order import block_numbers
 from vlmlake.analysis.margins.curves import Curve
-from vlmlake.analysis.margins.layers import block_numbers, whole_stack
+from vlmlake.analysis.margins.layers import whole_stack
 from vlmlake.analysis.margins.lens import rms
 from vlmlake.analysis.margins.readouts import Readouts
 from vlmlake.analysis.margins.spellings import NONE

@@ -10,6 +10,7 @@ import numpy as np
 import polars as pl
 import xarray as xr
 
+from vlmlake.analysis.layer_order import in_order
 from vlmlake.analysis.result import Result
 from vlmlake.store_schema import paths, tables
 from vlmlake.store_schema.storage import Storage
@@ -126,7 +127,12 @@ def examples_of(rows: pl.DataFrame) -> xr.Dataset:
         places = tuple(_places(part[name], label) for name, label in zip(dimensions, labels, strict=True))
         values[places] = part["value"].to_numpy()
         variables[metric] = xr.DataArray(values, dict(zip(dimensions, labels, strict=True)), dimensions)
-    return xr.merge([variables], join="outer") if variables else xr.Dataset()
+    return together([xr.Dataset({metric: values}) for metric, values in variables.items()])
+
+
+def together(parts: Sequence[xr.Dataset]) -> xr.Dataset:
+    """Per-example numbers of several analyses side by side, layers in the model's order."""
+    return in_order(xr.merge(parts, join="outer")) if parts else xr.Dataset()
 
 
 def _texts(labels: np.ndarray | None, length: int) -> pl.Series:

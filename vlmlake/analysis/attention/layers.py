@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from vlmlake.analysis.layer_order import block_numbers
 from vlmlake.analysis.population import Population
 from vlmlake.analysis.statistics.bootstrap import bootstrapped_together
 from vlmlake.errors import VlmlakeError
@@ -23,17 +24,12 @@ DERIVED = (
 """Metric and statistic of each row of `profile_rows`."""
 
 
-def block_number(layer: str) -> int:
-    """Of the label `block_7` the 7."""
-    return int(layer.rpartition("_")[2])
-
-
 def entropy_change(entropies: np.ndarray, layers: Sequence[str]) -> np.ndarray:
     """dH_s[l] = H_s[l] - H_s[l-1] in nats; NaN where the block before is not kept, as before the first.
 
     entropies: [..., L], over these blocks. Returns [..., L], float64.
     """
-    numbers = np.array([block_number(layer) for layer in layers])
+    numbers = block_numbers(layers)
     change = np.full(entropies.shape, np.nan)
     follows = 1 + np.flatnonzero(np.diff(numbers) == 1)
     change[..., follows] = entropies[..., follows] - entropies[..., follows - 1]
@@ -70,7 +66,7 @@ def profile_rows(
     chosen: Population, change: np.ndarray, layers: Sequence[str], threshold: float, seed: int, position: str
 ) -> list[dict[str, Any]]:
     """The DERIVED rows with intervals that resample images. change: [len(chosen), L], NaN at blocks that have none."""
-    numbers = np.array([block_number(layer) for layer in layers])
+    numbers = block_numbers(layers)
     there = ~np.isnan(change).all(axis=0)
     try:
         if not there.any():

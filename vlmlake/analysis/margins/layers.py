@@ -6,12 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from vlmlake.store_schema.schema import EMBED
-
-
-def block_numbers(layers: Sequence[str]) -> np.ndarray:
-    """Of the labels of a `layer` axis: `embed` is -1, `block_7` is 7. [L], int64."""
-    return np.array([-1 if name == EMBED else int(name.removeprefix("block_")) for name in layers], np.int64)
+from vlmlake.analysis.layer_order import block_numbers
 
 
 def whole_stack(layers: Sequence[str]) -> bool:

@@ -12,8 +12,9 @@ import numpy as np
 import xarray as xr
 
 from vlmlake.analysis.contract import Analysis, Source, dataset_of
+from vlmlake.analysis.layer_order import block_numbers
 from vlmlake.analysis.margins.curves import Curve, peak_rows, separation_rows
-from vlmlake.analysis.margins.layers import block_numbers, commit_layers, whole_stack
+from vlmlake.analysis.margins.layers import commit_layers, whole_stack
 from vlmlake.analysis.margins.readouts import Readouts
 from vlmlake.analysis.population import Population, populations
 from vlmlake.analysis.result import Result, Row, new_axes, result_table

@@ -8,6 +8,7 @@ import numpy as np
 import xarray as xr
 
 from vlmlake.analysis.contract import Analysis, Source, dataset_of
+from vlmlake.analysis.layer_order import in_order
 from vlmlake.analysis.population import joined, population
 from vlmlake.analysis.probes.one_probe import DEFAULTS, FoldParameters, OneProbeResult, one_probe
 from vlmlake.analysis.rules import DEFAULT_RULE
@@ -52,7 +53,7 @@ def fusion(
     chosen = population(data, rule=rule)
     columns = {name: chosen.data[name].values.astype(np.float64) for name in COORDINATES}
     if metrics is not None:
-        columns |= dict(_features(metrics.reindex(example=chosen.ids)))
+        columns |= dict(_features(in_order(metrics.reindex(example=chosen.ids))))
     unknown = [name for name, values in columns.items() if not np.isfinite(values).all()]
     constant = [name for name, values in columns.items() if name not in unknown and np.ptp(values) == 0]
     used = {name: values for name, values in columns.items() if name not in (*unknown, *constant)}
