@@ -23,6 +23,7 @@ def peak_of_a_pass(subject: str, images: int, batch: int, folder: Path) -> int:
 
 def _main(file: str, images: int, batch: int) -> None:
     import ways
+    from peak import forget_peak, peak_memory
     from subjects import Subject
 
     from vlmlake.ingest.decoding import Decoding
@@ -35,13 +36,12 @@ def _main(file: str, images: int, batch: int) -> None:
     def report(progress: object) -> None:
         if not began:
             began.append(progress)
-            Path("/proc/self/clear_refs").write_text("5")  # the peak so far, of loading the model, is forgotten
+            forget_peak()  # that of loading the model
 
     extract(job, report, None if subject.saved else subject.family)
-    status = Path("/proc/self/status").read_text()
-    peak = next(line for line in status.splitlines() if line.startswith("VmHWM:"))
+    peak = peak_memory()
     ways.remove(Path(job.lake))
-    print(int(peak.split()[1]) * 1024)
+    print(peak)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import importlib
 import logging
-import resource
 import signal
 import subprocess
 import sys
@@ -18,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+from peak import peak_memory
 
 from vlmlake.store_schema.lake import open_lake
 
@@ -68,8 +68,8 @@ class Subject:
         """
         output = self.folder / f"{way}.npz"
         choice = [str(examples or ""), "" if layer is None else str(layer)]
-        command = [sys.executable, __file__, way, self.url, *choice, scheduler, str(output)]
-        with subprocess.Popen(command) as process:
+        command = [sys.executable, "-m", "analyses.process", way, self.url, *choice, scheduler, str(output)]
+        with subprocess.Popen(command, cwd=Path(__file__).parents[1]) as process:
             try:
                 status = process.wait()
             except BaseException:
@@ -97,8 +97,7 @@ def _main(way: str, url: str, examples: str, layer: str, scheduler: str, output:
     clock = Clock()
     with _cluster(Path(output).parent) if scheduler == "cluster" else nullcontext():
         numbers = function(data, clock)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    np.savez(output, seconds=clock.seconds, peak=peak, **numbers)
+    np.savez(output, seconds=clock.seconds, peak=peak_memory(), **numbers)
 
 
 @contextmanager
@@ -122,5 +121,4 @@ def _cluster(folder: Path) -> Iterator[None]:
 
 
 if __name__ == "__main__":
-    sys.path[0] = str(Path(__file__).parents[1])
     _main(*sys.argv[1:])

@@ -46,7 +46,7 @@ def planted_run(
     weights = np.exp(np.where(future, -np.inf, logits))
     attention[:, 1:, :, : SUFFIX - 1] = weights / weights.sum(-1, keepdims=True)
     attention[..., -1] = np.where(np.isnan(attention[..., -1]), np.nan, 0)
-    roles = ["system", *["image"] * PATCHES, "system"]
+    roles, cells = ["system", *["image"] * PATCHES, "system"], np.arange(PATCHES)
     gold = np.where(rng.random(n) < 0.5, "yes", "no")
     other = np.where(gold == "yes", "no", "yes")
     return xr.Dataset(
@@ -61,6 +61,8 @@ def planted_run(
                 ("prefix", "prefix_token"),
                 np.tile([ROLES.index(role) for role in roles], (images, 1)),
             ),
+            "image_row": (("prefix", "prefix_token"), np.tile([-1, *cells // GRID, -1], (images, 1))),
+            "image_column": (("prefix", "prefix_token"), np.tile([-1, *cells % GRID, -1], (images, 1))),
         },
         coords={
             "example": [f"planted/random/{number}" for number in range(n)],

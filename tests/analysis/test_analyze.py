@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import polars as pl
@@ -43,9 +43,10 @@ def lengths(source, *, rule, seed, parameters):
 def doubled(source, *, rule, seed, parameters, metrics):
     data = dataset_of(source)
     chosen = population(data, rule=rule)
-    twice = 2 * metrics["length"].sel(example=data["example"].values)
+    ids = data["example"].values
+    twice = 2 * metrics["length"].sel(example=ids) if "length" in metrics else xr.zeros_like(data["row"], np.float64)
     rows = [chosen.row("doubled", "proportion", proportion(chosen.correct, chosen.images), note=str(twice.values[0]))]
-    return Lengths(result_table(rows), xr.Dataset({"doubled": twice}))
+    return Lengths(result_table(rows), xr.Dataset({"doubled": ("example", twice.values)}, {"example": ids}))
 
 
 def refused(source, *, rule, seed, parameters):
@@ -117,6 +118,31 @@ def test_new_content_computes_again(fakes, lake_copy):
     found = analyze(str(lake_copy), ["lengths"])
     assert states(found) == [("lengths", "done")]
     assert found.table["note"][0].endswith("9 of 10 batches")
+
+
+def test_what_a_user_deleted_is_computed_again(fakes, lake_copy):
+    url = str(lake_copy)
+    first = analyze(url, ["doubled"]).table
+    next(lake_copy.glob("metrics/lengths/*/*.parquet")).unlink()
+    found = analyze(url, ["doubled"])
+    assert states(found) == [("lengths", "done"), ("doubled", "unchanged")]
+    assert found.table.equals(first)
+
+
+def test_numbers_of_an_analysis_that_now_refuses_are_not_built_upon(fakes, lake_copy, monkeypatch):
+    url = str(lake_copy)
+    told = analyze(url, ["doubled"]).table["note"].to_list()
+    with monkeypatch.context() as patched:
+        patched.setitem(fakes, "lengths", replace(fakes["lengths"], compute=refused))
+        patched.setattr(module, "CODE", "other code")
+        for again in ("done", "unchanged"):
+            found = analyze(url, ["doubled"])
+            assert states(found) == [("lengths", "refused"), ("doubled", again)]
+            assert found.table["note"].to_list() == ["0.0"] != told
+        patched.setitem(fakes, "lengths", FAKES[0])
+        found = analyze(url, ["doubled"])
+        assert states(found) == [("lengths", "done"), ("doubled", "done")]
+        assert found.table["note"].to_list() == told
 
 
 def test_a_condition_has_findings_of_its_own(fakes, lake_copy):

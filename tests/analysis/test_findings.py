@@ -32,7 +32,9 @@ class Plain(Result):
 def test_numbers_of_examples_survive_the_long_form(data, dimensions):
     shape = tuple(data.draw(st.integers(1, 4)) for _ in dimensions)
     values = data.draw(hnp.arrays(np.float64, shape, elements=NUMBERS))
-    names = {name: [f"{name}_{number}" for number in range(size)] for name, size in zip(dimensions, shape, strict=True)}
+    prefixes = {"example": "x", "position": "answer_", "layer": "block_"}
+    sizes = zip(dimensions, shape, strict=True)
+    names = {name: [f"{prefixes[name]}{number}" for number in range(size)] for name, size in sizes}
     examples = xr.Dataset({"number": (dimensions, values), "other": (dimensions, -values)}, names)
     back = examples_of(metric_rows(examples))
     told = np.isfinite(values)

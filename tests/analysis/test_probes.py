@@ -274,7 +274,7 @@ def test_aurocs_of_many_scores_are_those_of_each():
     correct, images, strata = np.tile([1.0, 0, 1], 30), np.repeat(np.arange(30), 3), np.repeat(np.arange(3), 30)
     scores = rng.normal(size=(4, 90))
     assert aurocs(scores, correct, images, 3, strata) == [auroc(row, correct, images, 3, strata) for row in scores]
-    with pytest.raises(VlmlakeError, match="1 scores are no number"):
+    with pytest.raises(VlmlakeError, match="the score is no number for 1 of 90 examples"):
         aurocs(np.where(np.arange(90) == 4, np.nan, scores[:1]), correct, images, 3)
 
 

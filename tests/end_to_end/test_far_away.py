@@ -168,6 +168,6 @@ def test_two_worker_processes_analyze_a_lake_in_an_object_store(in_s3, s3, near)
         told = analyze(in_s3, storage_options=s3.options).table
     near_data = open_lake(near)["tiny-llava"]
     np.testing.assert_allclose(mean, abs(near_data["hidden_states"]).mean(["example", "token", "hidden"]), rtol=1e-6)
-    keys = ["analysis", "metric", "split", "layer", "position"]
+    keys = ["analysis", "metric", "statistic", "split", "layer", "position", "head", "at"]
     ours, wanted = told.sort(keys)["value"].to_numpy(), here.sort(keys)["value"].to_numpy()
     np.testing.assert_allclose(ours, wanted, rtol=1e-9)

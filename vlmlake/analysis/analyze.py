@@ -107,9 +107,10 @@ def analyze(
         except VlmlakeError as error:
             refusals.append(str(error))
             continue
+        current: dict[str, str] = {}
         for name in chosen:
             try:
-                found.append(subject.findings(ANALYSES[name], settings, told))
+                found.append(subject.findings(ANALYSES[name], settings[name], current, told))
             except VlmlakeError as error:
                 told(Step(one.name, name, "refused"))
                 refusals.append(f"{name} of {one.name}: {error}")
@@ -162,33 +163,40 @@ class _Subject:
     def shelf(self, analysis: Analysis) -> Shelf:
         return Shelf(self.run.storage, analysis.name, self.run.name, self.rule, self.where, analysis.labelled)
 
-    def inputs(self, analysis: Analysis, settings: Mapping[str, Any]) -> str:
-        """A digest of everything that decides what the analysis finds."""
-        used = [analysis.name, *analysis.after]
+    def inputs(self, analysis: Analysis, parameters: Any, current: Mapping[str, str]) -> str:
+        """A digest of everything that decides what the analysis finds. current: such digests of those before it."""
         facts = {
             "content": self.content,
             "examples": hashlib.sha256("\n".join(self.data["example"].values.tolist()).encode()).hexdigest(),
             "rule": self.rule,
             "seed": self.seed,
-            "parameters": {name: repr(settings[name]) for name in with_needed(used)},
+            "parameters": repr(parameters),
+            "after": {name: current.get(name) for name in analysis.after},
             "code": CODE,
         }
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
-    def findings(self, analysis: Analysis, settings: Mapping[str, Any], tell: Callable[[Step], None]) -> pl.DataFrame:
-        """Rows of tables.RESULTS, out of the lake if it has them."""
-        shelf, inputs = self.shelf(analysis), self.inputs(analysis, settings)
+    def findings(
+        self, analysis: Analysis, parameters: Any, current: dict[str, str], tell: Callable[[Step], None]
+    ) -> pl.DataFrame:
+        """Rows of tables.RESULTS, out of the lake if it has them.
+
+        current: of the analyses whose findings in the lake are those of this run as it is, what decided them; this one
+        is added. Numbers of one that refuses the run as it is now are not built upon, whatever it once found.
+        """
+        shelf, inputs = self.shelf(analysis), self.inputs(analysis, parameters, current)
         step = Step(self.run.name, analysis.name, "started")
         tell(step)
         if shelf.inputs() == inputs:
-            tell(replace(step, state="unchanged"))
-            return shelf.results()
-        started = time.monotonic()
-        given = [shelf.beside(name, ANALYSES[name].labelled).metrics() for name in analysis.after]
-        metrics = together(given) if given else None
-        found = analysis(self.data, self.rule, self.seed, settings[analysis.name], metrics)
-        shelf.write(found, [self.note], CODE, inputs)
-        tell(replace(step, state="done", seconds=time.monotonic() - started))
+            step = replace(step, state="unchanged")
+        else:
+            started = time.monotonic()
+            given = [shelf.beside(ANALYSES[name]).metrics() for name in analysis.after if name in current]
+            metrics = together(given) if analysis.after else None
+            shelf.write(analysis(self.data, self.rule, self.seed, parameters, metrics), [self.note], CODE, inputs)
+            step = replace(step, state="done", seconds=time.monotonic() - started)
+        current[analysis.name] = inputs
+        tell(step)
         return shelf.results()
 
 

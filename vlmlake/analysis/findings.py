@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import polars as pl
 import xarray as xr
 
+from vlmlake.analysis.contract import Analysis
 from vlmlake.analysis.layer_order import in_order
 from vlmlake.analysis.result import Result
 from vlmlake.store_schema import paths, tables
@@ -18,6 +19,8 @@ from vlmlake.store_schema.storage import Storage
 ANY_RULE = "any"
 INPUTS = "vlmlake-inputs"
 """Key of the digest, in the footer of a results table, of everything that decided its content."""
+BESIDE = "vlmlake-beside"
+"""Key of the names of the tables that were written with it."""
 
 
 @dataclass(frozen=True)
@@ -34,9 +37,9 @@ class Shelf:
     where: str | None
     labelled: bool
 
-    def beside(self, analysis: str, labelled: bool) -> Shelf:
+    def beside(self, analysis: Analysis) -> Shelf:
         """That of another analysis under the same rule and condition."""
-        return replace(self, analysis=analysis, labelled=labelled)
+        return replace(self, analysis=analysis.name, labelled=analysis.labelled)
 
     def path(self, table: str) -> str:
         """Of one of tables.FINDINGS."""
@@ -45,11 +48,13 @@ class Shelf:
         return paths.finding(table, self.analysis, self.run, f"{rule}{condition}")
 
     def inputs(self) -> str | None:
-        """The digest of what decided the results that are there; none where there are none."""
+        """The digest of what decided the findings that are there; none where there are none, or not all of them."""
         path = self.path("results")
         if not self.storage.exists(path):
             return None
-        return tables.decode(self.storage.read(path), tables.RESULTS, path)[1].get(INPUTS)
+        told = tables.decode(self.storage.read(path), tables.RESULTS, f"{path} of {self.storage.url}")[1]
+        whole = all(self.storage.exists(self.path(table)) for table in told.get(BESIDE, "").split())
+        return told.get(INPUTS) if whole else None
 
     def results(self) -> pl.DataFrame:
         """The rows of tables.RESULTS that are there."""
@@ -70,24 +75,24 @@ class Shelf:
             "labels": found.labels,
             "rankings": found.rankings,
         }
-        for table, frame in rows.items():
-            path = self.path(table)
-            if frame.height or self.storage.exists(path):
-                self.storage.write(path, self._encoded(table, frame))
+        beside = [table for table, frame in rows.items() if frame.height or self.storage.exists(self.path(table))]
+        for table in beside:
+            self.storage.write(self.path(table), self._encoded(table, rows[table]))
         note = pl.concat_str(
             pl.col("note"), *(pl.lit(note) for note in notes if note), separator="; ", ignore_nulls=True
         )
         results = found.table.with_columns(
             analysis=pl.lit(self.analysis), code=pl.lit(code), note=pl.when(note != "").then(note)
         )
-        self.storage.write(self.path("results"), self._encoded("results", results, inputs))
+        told = {INPUTS: inputs, BESIDE: " ".join(beside)}
+        self.storage.write(self.path("results"), self._encoded("results", results, told))
 
-    def _encoded(self, table: str, frame: pl.DataFrame, inputs: str | None = None) -> bytes:
+    def _encoded(self, table: str, frame: pl.DataFrame, told: Mapping[str, str] | None = None) -> bytes:
         schema = tables.FINDINGS[table]
         if "where" in schema.names:
             frame = frame.with_columns(where=pl.lit(self.where, pl.String))
         arrow = frame.select(schema.names).to_arrow().cast(schema)
-        return tables.encode(arrow, {INPUTS: inputs} if inputs else None)
+        return tables.encode(arrow, told)
 
 
 def metric_rows(examples: xr.Dataset) -> pl.DataFrame:

@@ -52,7 +52,7 @@ def fusion(
     data = dataset_of(source)
     chosen = population(data, rule=rule)
     columns = {name: chosen.data[name].values.astype(np.float64) for name in COORDINATES}
-    if metrics is not None:
+    if metrics:
         columns |= dict(_features(in_order(metrics.reindex(example=chosen.ids))))
     unknown = [name for name, values in columns.items() if not np.isfinite(values).all()]
     constant = [name for name, values in columns.items() if name not in unknown and np.ptp(values) == 0]
@@ -61,7 +61,7 @@ def fusion(
         raise VlmlakeError(f"none of {', '.join(columns)} varies over the {len(chosen)} examples")
     note = joined(
         f"{len(used)} features",
-        "of the output alone: no metrics of other analyses were given" if metrics is None else None,
+        "of the output alone: no metrics of other analyses were given" if not metrics else None,
         f"constant: {', '.join(constant)}" if constant else None,
         f"no number for some example: {', '.join(unknown)}" if unknown else None,
     )
