@@ -5,18 +5,18 @@ from __future__ import annotations
 import inspect
 from pathlib import Path
 
-import matplotlib as mpl
 import numpy as np
 import polars as pl
 import pytest
+from matplotlib import pyplot
 
 import vlmlake.analysis
 from vlmlake import open_lake
 from vlmlake.analysis.analyses import ANALYSES
+from vlmlake.analysis.contract import Analysis
 from vlmlake.analysis.findings import Shelf, together
 from vlmlake.analysis.result import Result
 
-mpl.use("agg")
 PAGE = (Path(__file__).parents[2] / "docs" / "analyses.md").read_text()
 PASSPORT = ("run", "dataset", "split", "rule", "metric", "statistic", "n", "n_items", "n_images")
 
@@ -27,13 +27,17 @@ def run(lake_url):
 
 
 @pytest.fixture(scope="module", params=ANALYSES)
-def found(request, run, lake_url) -> Result:
-    analysis = ANALYSES[request.param]
+def analysis(request) -> Analysis:
+    return ANALYSES[request.param]
+
+
+@pytest.fixture(scope="module")
+def found(analysis, run) -> Result:
     shelves = [
         Shelf(run.storage, name, run.name, "pope_official", None, ANALYSES[name].labelled) for name in analysis.after
     ]
     metrics = {"metrics": together([shelf.metrics() for shelf in shelves])} if shelves else {}
-    function = getattr(vlmlake.analysis, request.param)
+    function = getattr(vlmlake.analysis, analysis.name)
     assert function is analysis.compute
     return function(run, seed=0, **metrics)
 
@@ -57,16 +61,16 @@ def test_a_result_is_also_an_xarray_dataset(found):
 
 
 def test_a_result_draws_itself(found):
-    figure, given = mpl.pyplot.subplots()
+    figure, given = pyplot.subplots()
     axes = found.plot(given)
     assert axes is given
     assert axes.has_data()
     figure.canvas.draw()
-    mpl.pyplot.close(figure)
+    pyplot.close(figure)
 
 
-def test_the_lake_has_what_the_function_finds(found, run, lake_url):
-    kept = open_lake(lake_url).table("results")
+def test_the_lake_has_what_the_function_finds(found, analysis, lake_url):
+    kept = open_lake(lake_url).table("results").filter(pl.col("analysis") == analysis.name)
     keys = ["metric", "statistic", "split", "position", "layer", "head", "at"]
     both = found.table.join(kept, on=keys, how="left", nulls_equal=True, suffix="_kept")
     assert both.height == found.table.height
