@@ -68,6 +68,21 @@ def test_layers_keep_the_models_order():
     assert both["b"].sel(example="y").values[-1] == 25
 
 
+def test_layers_of_a_result_keep_the_models_order_before_means():
+    chosen = population(planted_run(images=20))
+    layers = ["mean", "embed", *(f"block_{number}" for number in range(12))]
+    rows = [
+        chosen.row("m", "mean", Estimate(float(place), 0.0, 1.0, "test"), layer=layer)
+        for place, layer in enumerate(layers)
+    ]
+    examples = xr.Dataset(
+        {"each": (("example", "layer"), np.ones((1, 2)))}, {"example": ["x"], "layer": ["block_0", "block_10"]}
+    )
+    told = Plain(result_table(rows), examples).to_xarray()
+    assert told["layer"].values.tolist() == [*layers[1:], "mean"]
+    assert told["m_mean"].sel(bound="value", split="all").values.tolist() == [*range(1, 14), 0]
+
+
 def test_a_table_becomes_arrays_over_what_tells_its_rows_apart():
     data = planted_run(images=20)
     chosen = population(data)

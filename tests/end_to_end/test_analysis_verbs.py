@@ -88,7 +88,7 @@ def test_the_study_prints_every_published_number_of_the_family(run_cli, lake_url
 def test_the_study_wants_results(refused, lake_copy):
     for path in lake_copy.glob("results/*/*/*.parquet"):
         path.unlink()
-    assert "was not analyzed under the rule pope_official" in refused("study", str(lake_copy))
+    assert "no run was analyzed under the rule pope_official" in refused("study", str(lake_copy))
 
 
 def test_help_names_every_analysis(run_cli):

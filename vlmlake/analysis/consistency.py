@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -135,9 +136,10 @@ def _rows(
     yield chosen.estimated("modal_agrees", "proportion", lambda: proportion(same, chosen.images), note)
     both = chosen.where(~np.isnan(right[chosen.places]), "whose modal answer is unparsed")
     modal = right[both.places]
+    labelled = replace(both, correct=modal)
     of_modal = "self_consistency_of_modal"
-    yield from _confidence(both, of_modal, numbers["self_consistency"][both.places], modal, seed, note)
-    yield both.estimated("modal_accuracy", "proportion", lambda: proportion(modal, both.images), note)
+    yield from _confidence(labelled, of_modal, numbers["self_consistency"][both.places], modal, seed, note)
+    yield labelled.estimated("modal_accuracy", "proportion", lambda: proportion(modal, both.images), note)
     yield both.estimated("modal_gain", "paired_difference", lambda: paired_drop(modal, both.correct, both.images), note)
 
 

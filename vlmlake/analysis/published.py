@@ -28,14 +28,14 @@ class Published:
     quantity: str
     family: str
     value: str
-    ours: Mapping[str, str] | None = None
+    ours: Mapping[str, str | None] | None = None
     where: str = ""
     note: str | None = None
     rule: str | None = None
     as_falling_blocks: bool = False
 
 
-def _of_all(analysis: str, metric: str, statistic: str, **more: str) -> dict[str, str]:
+def _of_all(analysis: str, metric: str, statistic: str, **more: str | None) -> dict[str, str | None]:
     return {"analysis": analysis, "metric": metric, "statistic": statistic, "split": "all", **more}
 
 
@@ -53,9 +53,9 @@ PROBE_NOTE = (
     "split; ours: folds of whole images, the layer chosen on inner folds"
 )
 EFFECT_NOTE = "published as a margin; it is the margin minus that on a blank image, and so is ours (needs --blank)"
-SHARE_NOTE = "one share is published: 82.1 % over some layers, 34.7 % over all, by an unstated convention of signs"
+SHARE_NOTE = "82.1 % over unnamed layers, 34.7 % over all, by an unstated convention of signs; ours is over all"
 CONSISTENCY = _of_all("consistency", "self_consistency", "auroc")
-LENGTH_NOTE = "layers are those of this model, which is not the published one"
+LENGTH_NOTE = "published for 32 blocks; ours counts those of this model"
 
 PUBLISHED: tuple[Published, ...] = (
     *(
@@ -118,7 +118,12 @@ PUBLISHED: tuple[Published, ...] = (
     Published("AUROC of the hidden-state probe", QWEN2_VL, "> 0.95", PROBE, "POPE", PROBE_NOTE),
     Published("AUROC of the answer's log-prob", LLAVA, "-", LOG_PROB),
     Published(
-        "AUROC of the answer's log-prob", PALIGEMMA, "0.819", LOG_PROB, "200 rows", "published under exact match"
+        "AUROC of the answer's log-prob",
+        PALIGEMMA,
+        "0.819",
+        LOG_PROB,
+        "200 rows",
+        "published under exact match: `study --rule exact` compares like with like, after `analyze --rule exact`",
     ),
     Published("AUROC of the answer's log-prob", QWEN2_VL, "-", LOG_PROB),
     *(
@@ -135,16 +140,16 @@ PUBLISHED: tuple[Published, ...] = (
     Published(
         "MLP share of the attribution, signed",
         LLAVA,
-        "82.1 %",
-        _of_all("attribution", "mlp_share_signed", "share"),
-        "some layers",
+        "82.1 % or 34.7 %",
+        _of_all("attribution", "mlp_share_signed", "share", layer=None),
+        "all layers",
         SHARE_NOTE,
     ),
     Published(
         "MLP share of the attribution, absolute",
         LLAVA,
-        "34.7 %",
-        _of_all("attribution", "mlp_share_absolute", "share"),
+        "82.1 % or 34.7 %",
+        _of_all("attribution", "mlp_share_absolute", "share", layer=None),
         "all layers",
         SHARE_NOTE,
     ),

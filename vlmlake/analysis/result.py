@@ -11,6 +11,7 @@ import numpy as np
 import polars as pl
 import xarray as xr
 
+from vlmlake.analysis.layer_order import in_order
 from vlmlake.analysis.statistics.multiple import holm
 from vlmlake.errors import VlmlakeError
 from vlmlake.store_schema import tables
@@ -46,7 +47,7 @@ class Result(ABC):
 
         Of each metric's statistic a variable `<metric>_<statistic>` over `bound` (value, low, high) and those of
         SHOWN_COLUMNS that tell its rows apart, and `<metric>_<statistic>_of_heads` where single heads have rows too;
-        then the variables of `examples`, under their own names.
+        then the variables of `examples`, under their own names. Layers are in the model's order.
         """
         statistics = {}
         of_heads = pl.col("head").is_not_null().alias("of_heads")
@@ -56,7 +57,8 @@ class Result(ABC):
             statistics[f"{metric}_{statistic}{'_of_heads' if single else ''}"] = _labelled(rows)
         shared = set(statistics) & set(self.examples.data_vars)
         assert not shared, shared
-        return xr.merge([statistics, self.examples], join="outer", compat="no_conflicts", combine_attrs="drop")
+        both = xr.merge([statistics, self.examples], join="outer", compat="no_conflicts", combine_attrs="drop")
+        return in_order(both)
 
     @abstractmethod
     def plot(self, ax: Axes | None = None) -> Axes:

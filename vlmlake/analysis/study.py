@@ -7,6 +7,7 @@ from typing import Any
 
 import polars as pl
 
+from vlmlake.analysis.layer_order import BLOCK, block_number
 from vlmlake.analysis.published import LLAVA, PUBLISHED, TOP_NEURONS, Published
 from vlmlake.analysis.rules import DEFAULT_RULE, require_rule
 from vlmlake.errors import VlmlakeError
@@ -31,6 +32,7 @@ SCHEMA = {
     "n": pl.Int64,
     "n_images": pl.Int64,
     "note": pl.String,
+    "own_note": pl.String,
 }
 
 
@@ -38,19 +40,21 @@ def study(lake: Lake, run: str | None = None, rule: str = DEFAULT_RULE) -> pl.Da
     """Every published number with the statistic of each run of its family that answers the same question.
 
     Reads what `analyze` wrote and computes nothing. ours: the value with its 95 % interval in words; `value`, `low` and
-    `high` are its numbers. A row without a value says in its note why.
+    `high` are its numbers. note: what to know of the published one, or why the two cannot be compared. own_note: what
+    the analysis says of ours, for instance why there is no value.
 
-    Raises VlmlakeError for an unknown rule or run, or if no analysis of the asked runs was run under the rule.
+    Raises VlmlakeError for an unknown rule or run, or if no run of those that are asked was analyzed under the rule.
     """
     require_rule(rule)
     results = lake.table("results").filter(pl.col("where").is_null())
     rankings = lake.table("rankings").filter(pl.col("where").is_null())
     rows: list[dict[str, Any]] = []
-    for name in [lake.run(run).name] if run else lake.runs:
+    asked = [lake.run(run).name] if run else lake.runs
+    if results.filter(pl.col("run").is_in(asked), pl.col("rule") == rule).is_empty():
+        raise VlmlakeError(f"no run was analyzed under the rule {rule}: run `vlmlake analyze --rule {rule}` first")
+    for name in asked:
         family = str(lake.run(name).record.identity.get("model", {}).get("type", ""))
         own = results.filter(pl.col("run") == name)
-        if own.filter(pl.col("rule") == rule).is_empty():
-            raise VlmlakeError(f"run {name} was not analyzed under the rule {rule}: run `vlmlake analyze` first")
         for told in (one for one in PUBLISHED if one.family == family):
             rows.append({"run": name, "family": family, **_compared(told, own, rule)})
         if family == LLAVA:
@@ -63,34 +67,36 @@ def _compared(told: Published, own: pl.DataFrame, rule: str) -> dict[str, Any]:
     row = {"quantity": told.quantity, "where": told.where, "published": told.value, "note": told.note}
     if told.ours is None:
         return {**row, "ours": UNTOLD}
-    wanted: Mapping[str, str] = {**told.ours, "rule": told.rule or rule}
-    fitting = own.filter(*(pl.col(name) == value for name, value in wanted.items()))
+    wanted = {**told.ours, "rule": told.rule or rule}
+    fitting = own.filter(*(pl.col(name).eq_missing(pl.lit(value)) for name, value in wanted.items()))
     if fitting.is_empty():
         return {**row, "ours": f"no {told.ours['analysis']} under {wanted['rule']}"}
     if told.as_falling_blocks:
         return {**row, "ours": _falling(fitting)}
     found = fitting.row(0, named=True)
-    if found["value"] is None:
-        return {**row, "ours": UNTOLD, "n": found["n"], "note": _both(told.note, found["note"])}
     numbers = {name: found[name] for name in ("value", "low", "high", "n", "n_images")}
-    return {**row, **numbers, "ours": in_words(found)}
+    return {**row, **numbers, "ours": in_words(found), "own_note": found["note"]}
 
 
 def in_words(found: Mapping[str, Any]) -> str:
-    """The value of a row of `results` with its interval, as in `0.819 [0.790, 0.851]`; a layer as a whole number."""
+    """The value of a row of `results` with its interval, as in `0.819 [0.790, 0.851]`, a layer as a whole number;
+    UNTOLD where there is no value.
+    """
     form = ".0f" if found["statistic"] in LAYER_STATISTICS else ".3f"
     value, low, high = (found[name] for name in ("value", "low", "high"))
+    if value is None:
+        return UNTOLD
     interval = "" if low is None or high is None else f" [{low:{form}}, {high:{form}}]"
     return f"{value:{form}}{interval}"
 
 
 def _falling(rows: pl.DataFrame) -> str:
     """The blocks whose value is surely below 0, among those that have one."""
-    blocks = rows.filter(pl.col("layer").str.starts_with("block_")).drop_nulls("value")
+    blocks = rows.filter(pl.col("layer").str.starts_with(BLOCK)).drop_nulls("value")
     if blocks.is_empty():
         return UNTOLD
-    falling = blocks.filter(pl.col("high") < 0)["layer"].str.strip_prefix("block_")
-    numbers = blocks["layer"].str.strip_prefix("block_")
+    falling = blocks.filter(pl.col("high") < 0)["layer"].str.strip_prefix(BLOCK)
+    numbers = blocks["layer"].str.strip_prefix(BLOCK)
     return f"{', '.join(falling) or 'none'} (of {numbers[0]} to {numbers[-1]})"
 
 
@@ -99,7 +105,7 @@ def _top_neurons(rankings: pl.DataFrame) -> dict[str, Any]:
     l1 = rankings.filter(pl.col("ranking") == "l1", pl.col("site") == "resid")
     ours, where = UNTOLD, ""
     if not l1.is_empty():
-        where = max(l1["layer"].unique(), key=lambda layer: int(layer.removeprefix("block_")))
+        where = max(l1["layer"].unique(), key=block_number)
         ours = ", ".join(map(str, l1.filter(pl.col("layer") == where).sort("rank")["neuron"].head(5)))
     return {
         "quantity": "top 5 neurons of an L1 probe",
@@ -108,7 +114,3 @@ def _top_neurons(rankings: pl.DataFrame) -> dict[str, Any]:
         "ours": ours,
         "note": "neurons are those of this model; published for the residual stream after layer 31 of 32",
     }
-
-
-def _both(*notes: str | None) -> str:
-    return "; ".join(filter(None, notes))

@@ -64,13 +64,18 @@ def print_findings(console: Console, found: Findings) -> None:
 
 
 def print_study(console: Console, rows: pl.DataFrame) -> None:
-    """A table per run, published values beside ours, then what keeps them from being compared."""
-    notes = rows["note"].drop_nulls().unique(maintain_order=True)
-    marks = {note: f"[{number}]" for number, note in enumerate(notes, 1)}
-    shown = ("quantity", "where", "published", "ours", "n", "n_images", "note")
+    """A table per run, published values beside ours, then what must be known of either."""
+    notes = pl.concat([rows["note"], rows["own_note"].str.split("; ").explode()]).drop_nulls()
+    marks = {note: f"[{number}]" for number, note in enumerate(notes.unique(maintain_order=True), 1)}
+    shown = ("quantity", "where", "published", "ours", "n", "n_images", "notes")
     for (run, family), part in rows.group_by("run", "family", maintain_order=True):
         console.print("\n" + printable(f"{run} ({family})"))
-        marked = part.with_columns(pl.col("note").replace_strict(marks, default=None, return_dtype=pl.String))
+        marked = part.with_columns(
+            notes=pl.concat_list(pl.col("note").fill_null(""), pl.col("own_note").fill_null("").str.split("; "))
+            .list.eval(pl.element().filter(pl.element() != ""))
+            .list.eval(pl.element().replace_strict(marks, return_dtype=pl.String))
+            .list.join(" ")
+        )
         print_table(console, marked.select(shown).to_arrow())
     console.print()
     for note, mark in marks.items():
