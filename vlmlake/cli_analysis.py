@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Annotated
 
 import typer
@@ -22,7 +23,7 @@ def analyze(
         typer.Option(metavar="SQL", help="Examples of which this is true, over `examples` and `answers`; else all."),
     ] = None,
     rule: Rule = "pope_official",
-    seed: Annotated[int, typer.Option(min=0, help="Seed of folds and resamples.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of folds and resamples.")] = 0,
     settings: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="ANALYSIS.PARAMETER=VALUE", help="A parameter, as in probes.folds=10."),
@@ -39,36 +40,48 @@ def analyze(
 
     Example: vlmlake analyze ./lake probes margins --where "split = 'adversarial'"
     """
-    from vlmlake.analysis.analyze import ALL, Condition
+    from vlmlake.analysis.analyze import ALL, Condition, with_needed
     from vlmlake.analysis.parameters import parameters_of
+    from vlmlake.analysis.rules import require_rule
     from vlmlake.analysis.scheduler import scheduler as tasks_at
     from vlmlake.console import terminal
     from vlmlake.console.analysis import analyze_with_progress, print_findings
+    from vlmlake.console.printable import printable
     from vlmlake.store_schema.lake import open_lake
 
     storage_options = options.storage_options(storage_option)
+    parameters = parameters_of(settings or [])
+    with_needed(names or [ALL])
+    require_rule(rule)
     condition = None
     if where is not None:
         from vlmlake.queries import examples_where
 
         lake = open_lake(url, storage_options)
         runs = (lake.run(run).name,) if run else lake.runs
-        condition = Condition(where, {name: examples_where(url, name, where, storage_options) for name in runs})
+        condition = Condition(where, examples_where(url, runs, where, storage_options))
     console = terminal()
-    with tasks_at(scheduler):
-        found = analyze_with_progress(
-            console,
-            url,
-            names or [ALL],
-            run=run,
-            rule=rule,
-            seed=seed,
-            parameters=parameters_of(settings or []),
-            condition=condition,
-            storage_options=storage_options,
-        )
+    try:
+        with tasks_at(scheduler):
+            found = analyze_with_progress(
+                console,
+                url,
+                names or [ALL],
+                run=run,
+                rule=rule,
+                seed=seed,
+                parameters=parameters,
+                condition=condition,
+                storage_options=storage_options,
+            )
+    except KeyboardInterrupt:
+        print("vlmlake: interrupted; what was found is kept, run the same command to go on", file=sys.stderr)
+        raise typer.Exit(130) from None
     print_findings(console, found)
-    found.raise_refusals()
+    for refusal in found.refusals:
+        print(f"vlmlake: {printable(refusal)}", file=sys.stderr)
+    if found.refusals:
+        raise typer.Exit(2)
 
 
 def study(

@@ -112,7 +112,7 @@ def copy(
     for one in _runs(open_lake(url, settings), run):
         ids = tuple(example) if example else None
         if where is not None:
-            ids = examples_where(url, one.name, where, settings)
+            ids = examples_where(url, [one.name], where, settings)[one.name]
         selection = Selection(tuple(array) if array else None, tuple(layer) if layer else None, ids)
         copied = copy_run(one, target, selection, target_settings)
         print_copied(terminal(), copied, Storage.at(target, target_settings).url)

@@ -22,6 +22,10 @@ class DamagedError(VlmlakeError):
     """Something in a lake is not as it was written; says which file."""
 
 
+class NotKeptError(VlmlakeError):
+    """A run was extracted without what is asked of it; says how to extract it."""
+
+
 class DamageWarning(UserWarning):
     """Examples are left out because what held them was lost."""
 

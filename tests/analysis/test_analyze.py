@@ -129,6 +129,63 @@ def test_what_a_user_deleted_is_computed_again(fakes, lake_copy):
     assert found.table.equals(first)
 
 
+def test_numbers_of_other_settings_under_settled_results_are_computed_again(fakes, lake_copy):
+    """As two at once, or one that was stopped between its files, leave them."""
+    url = str(lake_copy)
+    good = analyze(url, ["lengths"]).table
+    (results,) = lake_copy.glob("results/lengths/*/*.parquet")
+    (metrics,) = lake_copy.glob("metrics/lengths/*/*.parquet")
+    settled, numbers = results.read_bytes(), metrics.read_bytes()
+    analyze(url, ["lengths"], parameters={"lengths": Settings(added=1.0)})
+    assert metrics.read_bytes() != numbers
+    results.write_bytes(settled)
+    again = analyze(url, ["lengths"])
+    assert states(again) == [("lengths", "done")]
+    assert metrics.read_bytes() == numbers
+    assert again.table.equals(good)
+
+
+@pytest.mark.parametrize("table", ["results", "metrics"])
+def test_damaged_findings_are_computed_again(fakes, lake_copy, table):
+    url = str(lake_copy)
+    good = analyze(url, ["doubled"]).table
+    (path,) = lake_copy.glob(f"{table}/lengths/*/*.parquet")
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-20] + bytes(20))
+    assert states(analyze(url, ["doubled"])) == [("lengths", "done"), ("doubled", "unchanged")]
+    assert path.read_bytes() == whole
+    path.write_bytes(whole[:40] + bytes(20) + whole[60:])
+    next(lake_copy.glob("results/doubled/*/*.parquet")).unlink()
+    found = analyze(url, ["doubled"])
+    if table == "results":
+        assert found.table.equals(good)
+        assert path.read_bytes() == whole
+    else:
+        assert "is damaged: its checksum does not hold; delete it and analyze again" in found.refusals[0]
+
+
+def test_results_say_with_what_they_were_made(fakes, lake_copy):
+    url = str(lake_copy)
+    assert analyze(url, ["doubled"]).table["settings"].to_list() == [None]
+    found = analyze(url, ["doubled"], seed=3, parameters={"lengths": Settings(added=2.0)}).table
+    assert found["settings"].to_list() == ["seed=3; lengths.added=2.0"]
+    assert found["content"][0] == open_lake(url).run("tiny-llava").content()[:8]
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({"parameters": {"length": Settings()}}, "parameters of an unknown analysis length: expected lengths"),
+        ({"parameters": {"lengths": {"added": 1}}}, "parameters of lengths are .*, expected a Settings"),
+        ({"seed": -1}, "seed is -1, expected 0 to 4294967295"),
+        ({"seed": 2**32}, "expected 0 to 4294967295"),
+    ],
+)
+def test_settings_of_another_kind_are_refused(fakes, lake_copy, given, told):
+    with pytest.raises(VlmlakeError, match=told):
+        analyze(str(lake_copy), ["lengths"], **given)
+
+
 def test_numbers_of_an_analysis_that_now_refuses_are_not_built_upon(fakes, lake_copy, monkeypatch):
     url = str(lake_copy)
     told = analyze(url, ["doubled"]).table["note"].to_list()
@@ -138,7 +195,7 @@ def test_numbers_of_an_analysis_that_now_refuses_are_not_built_upon(fakes, lake_
         for again in ("done", "unchanged"):
             found = analyze(url, ["doubled"])
             assert states(found) == [("lengths", "refused"), ("doubled", again)]
-            assert found.table["note"].to_list() == ["0.0"] != told
+            assert found.table["note"].to_list() == ["0.0; without lengths"] != told
         patched.setitem(fakes, "lengths", FAKES[0])
         found = analyze(url, ["doubled"])
         assert states(found) == [("lengths", "done"), ("doubled", "done")]
@@ -171,14 +228,17 @@ def test_numbers_that_hang_on_no_label_are_kept_once_for_all_rules(fakes, lake_c
 def test_a_refusal_stops_no_other_analysis(fakes, lake_copy):
     found = analyze(str(lake_copy))
     run = open_lake(str(lake_copy)).runs[0]
-    assert dict(states(found)) == {"lengths": "done", "refused": "refused", "picky": "refused", "doubled": "done"}
-    assert found.refusals == (
-        f"refused of {run}: there is nothing to see",
+    assert dict(states(found)) == {"lengths": "done", "refused": "refused", "picky": "impossible", "doubled": "done"}
+    assert found.refusals == (f"refused of {run}: there is nothing to see",)
+    assert found.impossible == (
         f"picky of {run}: run {run} keeps no prefix_logits and no token_logits: run `vlmlake extract` with a plan that "
         "has it",
     )
-    with pytest.raises(VlmlakeError, match="there is nothing to see; picky of"):
+    with pytest.raises(VlmlakeError, match="there is nothing to see"):
         found.raise_refusals()
+    named = analyze(str(lake_copy), ["picky"])
+    assert len(named.refusals) == 1
+    assert not named.impossible
 
 
 def test_a_condition_that_is_true_of_nothing_is_refused(fakes, lake_copy):

@@ -18,6 +18,8 @@ class Settings:
     site: str = "resid"
     wide: bool = False
     layers: tuple[str, ...] | None = None
+    shares: tuple[float, ...] = (0.5,)
+    blocks: str | tuple[str, ...] = "best"
 
 
 @pytest.fixture(autouse=True)
@@ -34,6 +36,14 @@ def analyses(monkeypatch):
         ('probes.positions=["answer_0"]', "positions", ("answer_0",)),
         ("probes.site=3", "site", "3"),
         ("probes.wide=true", "wide", True),
+        ("probes.shares=0.5,1", "shares", (0.5, 1.0)),
+        ("probes.shares=2", "shares", (2.0,)),
+        ("probes.shares=[0.5, 1]", "shares", (0.5, 1.0)),
+        ("probes.layers=null", "layers", None),
+        ("probes.layers=block_1", "layers", ("block_1",)),
+        ("probes.blocks=best", "blocks", "best"),
+        ("probes.blocks=block_1,block_2", "blocks", ("block_1", "block_2")),
+        ('probes.blocks=["block_1"]', "blocks", ("block_1",)),
     ],
 )
 def test_a_value_becomes_one_of_the_defaults_kind(given, name, value):
@@ -53,7 +63,12 @@ def test_what_is_not_given_keeps_its_default():
         ("probes.folds", "expected ANALYSIS.PARAMETER=VALUE"),
         ("magic.folds=3", "unknown analysis magic"),
         ("probes.fold=3", "probes has no parameter fold; there are: folds, threshold"),
-        ("probes.folds=many", "many is no int, as 5 is"),
+        ("probes.folds=many", "many is no int"),
+        ("probes.folds=true", "true is no int"),
+        ("probes.threshold=NaN", "NaN is no float"),
+        ('probes.shares=[0.5, "a"]', "is no list of float"),
+        ("probes.shares=0.5,half", "is no list of float"),
+        ("probes.positions=[", r"\[ is no list of str"),
         ("probes.folds=2.5", "2.5 is no int"),
         ("probes.wide=1", "1 is no bool"),
     ],

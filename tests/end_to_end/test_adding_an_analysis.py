@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import re
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -15,12 +17,14 @@ PAGE = (Path(__file__).parents[2] / "docs" / "adding-an-analysis.md").read_text(
 
 
 @pytest.fixture
-def added(monkeypatch):
+def added(monkeypatch, tmp_path):
     (code,) = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
-    names: dict = {"__name__": "an_analysis"}
-    exec(compile(code, "docs/adding-an-analysis.md", "exec", dont_inherit=True), names)
-    monkeypatch.setattr(module, "ANALYSES", {"residual_norm": names["RESIDUAL_NORM"]})
-    return names
+    (tmp_path / "an_analysis.py").write_text(code)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "an_analysis", raising=False)
+    page = importlib.import_module("an_analysis")
+    monkeypatch.setattr(module, "ANALYSES", {"residual_norm": page.RESIDUAL_NORM})
+    return page
 
 
 def test_the_pages_analysis_runs_and_is_kept(added, lake_copy):
@@ -35,7 +39,7 @@ def test_the_pages_analysis_runs_and_is_kept(added, lake_copy):
 
 def test_its_numbers_are_the_norms(added, lake_url):
     data = open_lake(lake_url)["tiny-llava"]
-    found = added["residual_norm"](data)
+    found = added.residual_norm(data)
     wanted = np.linalg.norm(data["readout_states"].sel(layer="block_2", position="prompt_last").values, axis=-1)
     np.testing.assert_allclose(found.examples["residual_norm"].sel(layer="block_2"), wanted, rtol=1e-5)
     assert found.plot().lines

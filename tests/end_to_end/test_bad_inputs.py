@@ -103,10 +103,10 @@ LAKE: dict[str, tuple[tuple[str, ...], str]] = {
     ),
     "copy: example unknown": (("copy", "{lake}", "{tmp}/copy", "--example", "../x"), "has no example ../x: there are"),
     "copy: nothing chosen": (("copy", "{lake}", "{tmp}/copy", "--where", "false"), "nothing to copy: no example"),
-    "copy: condition that is no SQL": (("copy", "{lake}", "{tmp}/copy", "--where", "split ="), "SQL: Parser Error"),
+    "copy: condition that is no SQL": (("copy", "{lake}", "{tmp}/copy", "--where", "split ="), "no SQL: Parser Error"),
     "copy: condition that ends early": (
         ("copy", "{lake}", "{tmp}/copy", "--where", "true); drop view examples; --"),
-        "SQL: ",
+        "is no SQL: ",
     ),
     "copy: chosen twice over": (
         ("copy", "{lake}", "{tmp}/copy", "--where", "true", "--example", "a"),
@@ -120,6 +120,37 @@ LAKE: dict[str, tuple[tuple[str, ...], str]] = {
     "analyze: rule that leads out": (("analyze", "{lake}", "labels", "--rule", "../x"), "unknown label rule ../x"),
     "analyze: lake without runs": (("analyze", "{tmp}/empty"), "has no runs to analyze"),
     "analyze: lake that cannot be written to": (("analyze", "{web}/whole"), "is a web address"),
+    "analyze: parameter of no analysis": (
+        ("analyze", "{lake}", "--set", "magic.folds=3"),
+        "--set magic.folds=3: unknown analysis magic",
+    ),
+    "analyze: parameter unknown": (("analyze", "{lake}", "--set", "probes.fold=3"), "probes has no parameter fold"),
+    "analyze: parameter of another kind": (
+        ("analyze", "{lake}", "selective", "--set", "selective.coverages=half"),
+        "half is no list of float",
+    ),
+    "analyze: one fold": (("analyze", "{lake}", "probes", "--set", "probes.folds=1"), "folds is 1, expected"),
+    "analyze: share beyond one": (
+        ("analyze", "{lake}", "neurons", "--set", "neurons.kept_share=2"),
+        "kept_share is 2.0, expected",
+    ),
+    "analyze: condition that is no SQL": (("analyze", "{lake}", "--where", "split ="), "is no SQL: Parser Error"),
+    "analyze: condition that reaches out": (
+        ("analyze", "{lake}", "--where", "true) or (true"),
+        "is no SQL: Parser Error",
+    ),
+    "analyze: condition that is empty": (("analyze", "{lake}", "--where", ""), "the condition is empty"),
+    "analyze: condition that nothing meets": (("analyze", "{lake}", "--where", "false"), "has no example where false"),
+    "analyze: scheduler that is no address": (
+        ("analyze", "{lake}", "--scheduler", "nowhere"),
+        "no Dask scheduler answers at nowhere",
+    ),
+    "study: run unknown": (("study", "{lake}", "--run", "nope"), "no single run named nope"),
+    "study: rule unknown": (("study", "{lake}", "--rule", "fuzzy"), "unknown label rule fuzzy"),
+    "study: rule that nothing was analyzed under": (
+        ("study", "{lake}", "--rule", "vqa_soft"),
+        "no run was analyzed under the rule vqa_soft",
+    ),
     "sql: no SQL": (("sql", "{lake}", "selec 1"), "SQL: Parser Error: syntax error"),
     "sql: column unknown": (
         ("sql", "{lake}", "select nope from examples"),

@@ -116,10 +116,20 @@ def test_with_files_the_rest_stays_as_it_is(lake, files, name):
 
 def test_examples_by_a_condition(lake):
     run = connect(lake).execute("select run from runs").fetchone()[0]
-    assert set(examples_where(lake, run, "split = 'odd' and first_log_prob < -2")) == {"e03", "e13", "e23"}
-    assert examples_where(lake, run, "gold = 'no' -- nobody says no") == ()
-    assert examples_where(lake, "other", "true") == ()
+
+    def chosen(condition):
+        return examples_where(lake, [run], condition)[run]
+
+    assert set(chosen("split = 'odd' and first_log_prob < -2")) == {"e03", "e13", "e23"}
+    assert chosen("gold = 'no' -- nobody says no") == ()
+    assert examples_where(lake, ["other"], "true") == {"other": ()}
     with pytest.raises(VlmlakeError, match=r"SQL: .*colour"):
-        examples_where(lake, run, "colour = 'red'")
-    with pytest.raises(VlmlakeError, match="SQL: expected one statement"):
-        examples_where(lake, run, "true); select (1")
+        chosen("colour = 'red'")
+    with pytest.raises(VlmlakeError, match="no SQL: Parser Error"):
+        chosen("true); select (1")
+    with pytest.raises(VlmlakeError, match="no SQL: Parser Error"):
+        chosen("true) or (true")
+    with pytest.raises(VlmlakeError, match="2 statements"):
+        chosen("true; select 1")
+    with pytest.raises(VlmlakeError, match="the condition is empty"):
+        chosen(" ")

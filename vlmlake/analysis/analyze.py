@@ -8,7 +8,7 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from importlib.metadata import version
 from importlib.resources import files
 from typing import Any, Literal
@@ -19,15 +19,17 @@ import xarray as xr
 
 from vlmlake.analysis.analyses import ANALYSES
 from vlmlake.analysis.contract import Analysis
-from vlmlake.analysis.findings import Shelf, together
+from vlmlake.analysis.findings import Inputs, Shelf, together
 from vlmlake.analysis.rules import DEFAULT_RULE, require_rule
-from vlmlake.errors import VlmlakeError
+from vlmlake.errors import NotKeptError, VlmlakeError
 from vlmlake.store_schema import tables
 from vlmlake.store_schema.index import refresh_index
 from vlmlake.store_schema.lake import open_lake
 from vlmlake.store_schema.run import Run
 
 ALL = "all"
+LARGEST_SEED = 2**32 - 1
+"""What scikit-learn takes."""
 
 
 @dataclass(frozen=True)
@@ -36,16 +38,20 @@ class Step:
 
     run: str
     analysis: str
-    state: Literal["started", "unchanged", "done", "refused"]
+    state: Literal["started", "unchanged", "done", "refused", "impossible"]
     seconds: float = 0.0
 
 
 @dataclass(frozen=True)
 class Findings:
-    """What `analyze` found, with the columns of tables.RESULTS, and why some analyses of some runs refused."""
+    """What `analyze` found, with the columns of tables.RESULTS, and why some analyses of some runs refused.
+
+    impossible: of analyses that nobody named, why a run was extracted without what they read.
+    """
 
     table: pl.DataFrame
     refusals: tuple[str, ...]
+    impossible: tuple[str, ...]
     steps: tuple[Step, ...]
 
     def raise_refusals(self) -> None:
@@ -81,13 +87,14 @@ def analyze(
 
     parameters: by the name of an analysis, in place of its own defaults. tell: is told of every step.
 
-    Raises VlmlakeError for an unknown analysis, rule or run, a negative seed, or a lake without runs.
+    Raises VlmlakeError for an unknown analysis, rule, run or kind of parameters, a seed out of range, or a lake without
+    runs.
     """
     chosen = with_needed(names)
     require_rule(rule)
-    if seed < 0:
-        raise VlmlakeError(f"seed is {seed}, expected 0 or more")
-    settings = {name: (parameters or {}).get(name, ANALYSES[name].parameters) for name in chosen}
+    if not 0 <= seed <= LARGEST_SEED:
+        raise VlmlakeError(f"seed is {seed}, expected 0 to {LARGEST_SEED}")
+    settings = _settings(parameters or {})
     lake = open_lake(url, storage_options)
     lake.storage.require_writable()
     runs = [lake.run(run)] if run else [lake.run(name) for name in lake.runs]
@@ -95,6 +102,7 @@ def analyze(
         raise VlmlakeError(f"the lake at {url} has no runs to analyze; `vlmlake extract` writes one")
     steps: list[Step] = []
     refusals: list[str] = []
+    impossible: list[str] = []
     found = [tables.frame(tables.RESULTS.empty_table())]
 
     def told(step: Step) -> None:
@@ -107,17 +115,30 @@ def analyze(
         except VlmlakeError as error:
             refusals.append(str(error))
             continue
-        current: dict[str, str] = {}
+        current: dict[str, Inputs] = {}
         for name in chosen:
             try:
-                found.append(subject.findings(ANALYSES[name], settings[name], current, told))
+                found.append(subject.findings(ANALYSES[name], settings, current, told))
             except VlmlakeError as error:
-                told(Step(one.name, name, "refused"))
-                refusals.append(f"{name} of {one.name}: {error}")
+                lacking = isinstance(error, NotKeptError) and name not in names
+                told(Step(one.name, name, "impossible" if lacking else "refused"))
+                kept = "" if lacking or not subject.has(ANALYSES[name]) else "; what was found before is kept"
+                (impossible if lacking else refusals).append(f"{name} of {one.name}: {error}{kept}")
     refresh_index(lake.storage)
     asked = set(ANALYSES if ALL in names else names)
     table = pl.concat(found).filter(pl.col("analysis").is_in(asked))
-    return Findings(table, tuple(refusals), tuple(steps))
+    return Findings(table, tuple(refusals), tuple(impossible), tuple(steps))
+
+
+def _settings(parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """The parameters of every analysis. Raises VlmlakeError for those of an unknown one, or of another kind."""
+    for name, given in parameters.items():
+        if name not in ANALYSES:
+            raise VlmlakeError(f"parameters of an unknown analysis {name}: expected {', '.join(ANALYSES)}")
+        usual = ANALYSES[name].parameters
+        if type(given) is not type(usual):
+            raise VlmlakeError(f"parameters of {name} are {given!r}, expected a {type(usual).__name__}")
+    return {name: parameters.get(name, analysis.parameters) for name, analysis in ANALYSES.items()}
 
 
 def with_needed(names: Sequence[str]) -> list[str]:
@@ -163,41 +184,72 @@ class _Subject:
     def shelf(self, analysis: Analysis) -> Shelf:
         return Shelf(self.run.storage, analysis.name, self.run.name, self.rule, self.where, analysis.labelled)
 
-    def inputs(self, analysis: Analysis, parameters: Any, current: Mapping[str, str]) -> str:
-        """A digest of everything that decides what the analysis finds. current: such digests of those before it."""
+    def has(self, analysis: Analysis) -> bool:
+        """Whether results of it are there, of whatever inputs."""
+        return self.run.storage.exists(self.shelf(analysis).path("results"))
+
+    def inputs(self, analysis: Analysis, parameters: Any, current: Mapping[str, Inputs]) -> Inputs:
+        """What decides what the analysis finds. current: what decided the findings of those before it."""
         facts = {
             "content": self.content,
             "examples": hashlib.sha256("\n".join(self.data["example"].values.tolist()).encode()).hexdigest(),
-            "rule": self.rule,
-            "seed": self.seed,
             "parameters": repr(parameters),
-            "after": {name: current.get(name) for name in analysis.after},
+            "after": {name: current[name].findings for name in analysis.after if name in current},
             "code": CODE,
         }
-        return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+        labelled = {**facts, "rule": self.rule, "seed": self.seed}
+        return Inputs(_digest(labelled), _digest(labelled if analysis.labelled else facts))
 
     def findings(
-        self, analysis: Analysis, parameters: Any, current: dict[str, str], tell: Callable[[Step], None]
+        self, analysis: Analysis, settings: Mapping[str, Any], current: dict[str, Inputs], tell: Callable[[Step], None]
     ) -> pl.DataFrame:
         """Rows of tables.RESULTS, out of the lake if it has them.
 
         current: of the analyses whose findings in the lake are those of this run as it is, what decided them; this one
         is added. Numbers of one that refuses the run as it is now are not built upon, whatever it once found.
         """
+        parameters = settings[analysis.name]
         shelf, inputs = self.shelf(analysis), self.inputs(analysis, parameters, current)
         step = Step(self.run.name, analysis.name, "started")
         tell(step)
-        if shelf.inputs() == inputs:
+        kept = shelf.kept(inputs)
+        if kept is not None:
             step = replace(step, state="unchanged")
         else:
             started = time.monotonic()
             given = [shelf.beside(ANALYSES[name]).metrics() for name in analysis.after if name in current]
-            metrics = together(given) if analysis.after else None
-            shelf.write(analysis(self.data, self.rule, self.seed, parameters, metrics), [self.note], CODE, inputs)
+            found = analysis(self.data, self.rule, self.seed, parameters, together(given) if analysis.after else None)
+            without = [name for name in analysis.after if name not in current]
+            notes = [self.note, f"without {', '.join(without)}" if without else None]
+            shelf.write(found, self.passport(analysis, settings), notes, inputs)
             step = replace(step, state="done", seconds=time.monotonic() - started)
+            kept = shelf.kept(inputs)
+        if kept is None:
+            raise VlmlakeError("another `analyze` replaced the findings meanwhile; run it again")
         current[analysis.name] = inputs
         tell(step)
-        return shelf.results()
+        return kept
+
+    def passport(self, analysis: Analysis, settings: Mapping[str, Any]) -> dict[str, str | None]:
+        """What the results say of how they were made."""
+        changed = [f"seed={self.seed}"] if self.seed else []
+        for name in with_needed([analysis.name]):
+            usual = ANALYSES[name].parameters
+            changed += [
+                f"{name}.{one.name}={getattr(settings[name], one.name)}"
+                for one in fields(usual)
+                if getattr(settings[name], one.name) != getattr(usual, one.name)
+            ]
+        return {"settings": "; ".join(changed) or None, "content": content_id(self.content), "code": CODE}
+
+
+def content_id(content: str) -> str:
+    """Of Run.content as much as results say."""
+    return content[:8]
+
+
+def _digest(facts: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
 def _code_id() -> str:

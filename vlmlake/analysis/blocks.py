@@ -16,6 +16,8 @@ from dask.callbacks import Callback
 from dask.delayed import Delayed
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
+from vlmlake.errors import VlmlakeError
+
 Watcher = Callable[[int, int], None]
 """Is told how many of how many tasks are done."""
 
@@ -33,20 +35,30 @@ def watching(watcher: Watcher) -> Iterator[None]:
 
 
 def computed(tasks: Sequence[Delayed]) -> list[Any]:
-    """What the tasks return, in their order. What several of them share is computed once."""
+    """What the tasks return, in their order. What several of them share is computed once.
+
+    Raises VlmlakeError if a cluster loses its workers or ends.
+    """
     watcher, client = _watcher.get(), _client()
     if client is None:
         counting: Callback = _Counting(watcher) if watcher else Callback()  # type: ignore[no-untyped-call]
         # Linear algebra's own threads would wait for one another beside Dask's: a task gets one, unless it is alone.
         with threadpool_limits(1 if len(tasks) > 1 else None, "blas"), counting:
             return list(dask.compute(*tasks))  # type: ignore[attr-defined,no-untyped-call]
-    from distributed import as_completed
+    from distributed import CancelledError, KilledWorker, as_completed
+    from distributed.comm.core import CommClosedError
 
-    futures = client.compute(list(tasks))
-    for done, _ in enumerate(as_completed(futures), 1):  # type: ignore[no-untyped-call]
-        if watcher:
-            watcher(done, len(futures))
-    return list(client.gather(futures))
+    try:
+        futures = client.compute(list(tasks))
+        for done, _ in enumerate(as_completed(futures), 1):  # type: ignore[no-untyped-call]
+            if watcher:
+                watcher(done, len(futures))
+        return list(client.gather(futures))
+    except (CancelledError, KilledWorker, CommClosedError) as error:
+        raise VlmlakeError(
+            f"the Dask cluster ended or lost its workers ({type(error).__name__}): start one, with more memory if that "
+            "is what they lacked, and run again; what was found is kept"
+        ) from error
 
 
 def once_per_row(data: xr.Dataset) -> tuple[xr.Dataset, np.ndarray]:

@@ -18,7 +18,7 @@ from vlmlake.analysis.statistics.correlation import point_biserial
 from vlmlake.analysis.statistics.paired import paired_drop
 from vlmlake.analysis.statistics.proportions import proportion
 from vlmlake.analysis.statistics.roc import auroc
-from vlmlake.errors import VlmlakeError
+from vlmlake.errors import NotKeptError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -60,15 +60,16 @@ def consistency(
     accuracy of the modal answer less that of the greedy one, as a paired difference. The number of draws is in the
     note.
 
-    Raises VlmlakeError for a run without drawn answers, with fewer than two for every example, or without labels.
+    Raises NotKeptError for a run without drawn answers or with fewer than two for every example, VlmlakeError for one
+    without labels.
     """
     data: xr.Dataset = dataset_of(source)
     if DRAWN not in data.coords:
-        raise VlmlakeError(f"run {data.attrs['run']} has no drawn answers: run `vlmlake extract --samples 10`")
+        raise NotKeptError(f"run {data.attrs['run']} has no drawn answers: run `vlmlake extract --samples 10`")
     drawn = data[DRAWN].transpose("example", "sample").values
     draws = data[DRAWN].notnull().sum("sample").values
     if (draws < LEAST_DRAWS).all():
-        raise VlmlakeError(
+        raise NotKeptError(
             f"run {data.attrs['run']} has {draws.max(initial=0)} drawn answers a question, expected at least "
             f"{LEAST_DRAWS}: run `vlmlake extract --samples 10`"
         )

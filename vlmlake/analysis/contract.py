@@ -9,7 +9,7 @@ from typing import Any
 import xarray as xr
 
 from vlmlake.analysis.result import Result
-from vlmlake.errors import VlmlakeError
+from vlmlake.errors import NotKeptError
 from vlmlake.store_schema.run import Run
 
 Source = xr.Dataset | Run
@@ -46,7 +46,7 @@ class Analysis:
     parameters: Any = NO_PARAMETERS
 
     def __call__(self, data: xr.Dataset, rule: str, seed: int, parameters: Any, metrics: xr.Dataset | None) -> Result:
-        """Raises VlmlakeError if the run keeps none of the arrays that are needed, or if the analysis refuses it."""
+        """Raises NotKeptError if the run keeps none of the arrays that it needs, VlmlakeError if it refuses the run."""
         for alternatives in self.reads:
             kept_array(data, *alternatives.split("|"))
         more = {"metrics": metrics} if self.after else {}
@@ -59,10 +59,10 @@ def dataset_of(source: Source) -> xr.Dataset:
 
 
 def kept_array(data: xr.Dataset, *names: str) -> str:
-    """The first of these arrays that the run keeps. Raises VlmlakeError if its plan kept none of them."""
+    """The first of these arrays that the run keeps. Raises NotKeptError if its plan kept none of them."""
     for name in names:
         if name in data:
             return name
-    raise VlmlakeError(
+    raise NotKeptError(
         f"run {data.attrs['run']} keeps no {' and no '.join(names)}: run `vlmlake extract` with a plan that has it"
     )

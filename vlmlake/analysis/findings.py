@@ -13,14 +13,27 @@ import xarray as xr
 from vlmlake.analysis.contract import Analysis
 from vlmlake.analysis.layer_order import in_order
 from vlmlake.analysis.result import Result
+from vlmlake.errors import DamagedError
 from vlmlake.store_schema import paths, tables
 from vlmlake.store_schema.storage import Storage
 
 ANY_RULE = "any"
 INPUTS = "vlmlake-inputs"
-"""Key of the digest, in the footer of a results table, of everything that decided its content."""
+"""Key of the digest, in the footer of each file of findings, of everything that decided its content."""
 BESIDE = "vlmlake-beside"
-"""Key of the names of the tables that were written with it."""
+"""Key, in the same footer, of the names of the tables that were written with it."""
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Digests of what decides findings. examples: what decides the numbers of each example, which may hang on less."""
+
+    findings: str
+    examples: str
+
+    def of(self, table: str) -> str:
+        """Of one of tables.FINDINGS."""
+        return self.examples if table == "metrics" else self.findings
 
 
 @dataclass(frozen=True)
@@ -47,27 +60,43 @@ class Shelf:
         condition = f"-{hashlib.sha256(self.where.encode()).hexdigest()[:8]}" if self.where else ""
         return paths.finding(table, self.analysis, self.run, f"{rule}{condition}")
 
-    def inputs(self) -> str | None:
-        """The digest of what decided the findings that are there; none where there are none, or not all of them."""
-        path = self.path("results")
-        if not self.storage.exists(path):
-            return None
-        told = tables.decode(self.storage.read(path), tables.RESULTS, f"{path} of {self.storage.url}")[1]
-        whole = all(self.storage.exists(self.path(table)) for table in told.get(BESIDE, "").split())
-        return told.get(INPUTS) if whole else None
+    def kept(self, inputs: Inputs) -> pl.DataFrame | None:
+        """The rows of tables.RESULTS that are there, if these inputs decided them and all that was written with them.
 
-    def results(self) -> pl.DataFrame:
-        """The rows of tables.RESULTS that are there."""
-        return tables.frame(tables.read(self.storage, [self.path("results")], tables.RESULTS))
+        What is damaged is as good as not there: it can be computed again.
+        """
+        told = self._told("results")
+        tables_there = ["results", *told.get(BESIDE, "").split()]
+        if any(self._told(table).get(INPUTS) != inputs.of(table) for table in tables_there):
+            return None
+        try:
+            return tables.frame(tables.read(self.storage, [self.path("results")], tables.RESULTS))
+        except DamagedError:
+            return None
 
     def metrics(self) -> xr.Dataset:
-        """The numbers of each example that are there, as Result.examples."""
+        """The numbers of each example that are there, as Result.examples.
+
+        Raises DamagedError if they are not as they were written.
+        """
         path = self.path("metrics")
         there = [path] if self.storage.exists(path) else []
-        return examples_of(tables.frame(tables.read(self.storage, there, tables.METRICS)))
+        try:
+            return examples_of(tables.frame(tables.read(self.storage, there, tables.METRICS)))
+        except DamagedError as error:
+            raise DamagedError(f"{error}; delete it and analyze again") from error
 
-    def write(self, found: Result, notes: Sequence[str | None], code: str, inputs: str) -> None:
-        """Put the findings in place of those that are there; the results last, with their digest."""
+    def _told(self, table: str) -> dict[str, str]:
+        """The footer of a table; empty where it is missing or damaged."""
+        try:
+            return tables.footer(self.storage, self.path(table))
+        except (FileNotFoundError, DamagedError):
+            return {}
+
+    def write(
+        self, found: Result, passport: Mapping[str, str | None], notes: Sequence[str | None], inputs: Inputs
+    ) -> None:
+        """Put the findings in place of those that are there; the results last. passport: columns of all results."""
         rows = {
             "metrics": metric_rows(found.examples).with_columns(
                 run=pl.lit(self.run), analysis=pl.lit(self.analysis), rule=pl.lit(self.rule if self.labelled else None)
@@ -77,17 +106,19 @@ class Shelf:
         }
         beside = [table for table, frame in rows.items() if frame.height or self.storage.exists(self.path(table))]
         for table in beside:
-            self.storage.write(self.path(table), self._encoded(table, rows[table]))
+            self.storage.write(self.path(table), self._encoded(table, rows[table], {INPUTS: inputs.of(table)}))
         note = pl.concat_str(
             pl.col("note"), *(pl.lit(note) for note in notes if note), separator="; ", ignore_nulls=True
         )
         results = found.table.with_columns(
-            analysis=pl.lit(self.analysis), code=pl.lit(code), note=pl.when(note != "").then(note)
+            analysis=pl.lit(self.analysis),
+            note=pl.when(note != "").then(note),
+            **{name: pl.lit(value, pl.String) for name, value in passport.items()},
         )
-        told = {INPUTS: inputs, BESIDE: " ".join(beside)}
+        told = {INPUTS: inputs.of("results"), BESIDE: " ".join(beside)}
         self.storage.write(self.path("results"), self._encoded("results", results, told))
 
-    def _encoded(self, table: str, frame: pl.DataFrame, told: Mapping[str, str] | None = None) -> bytes:
+    def _encoded(self, table: str, frame: pl.DataFrame, told: Mapping[str, str]) -> bytes:
         schema = tables.FINDINGS[table]
         if "where" in schema.names:
             frame = frame.with_columns(where=pl.lit(self.where, pl.String))
@@ -97,25 +128,17 @@ class Shelf:
 
 def metric_rows(examples: xr.Dataset) -> pl.DataFrame:
     """Long form of per-example numbers: example, metric, position, layer, value; a NaN has no row."""
+    empty = tables.frame(tables.METRICS.empty_table()).select("example", "metric", "position", "layer", "value")
     parts = []
     for name, values in examples.data_vars.items():
-        labels = [values[dimension].values for dimension in values.dims]
         places = np.nonzero(np.isfinite(values.values))
-        columns = {str(dim): label[place] for dim, label, place in zip(values.dims, labels, places, strict=True)}
-        parts.append(
-            pl.DataFrame(
-                {
-                    "example": columns["example"].astype(str),
-                    "metric": pl.Series([str(name)])
-                    .extend_constant(str(name), max(0, len(places[0]) - 1))
-                    .head(len(places[0])),
-                    "position": _texts(columns.get("position"), len(places[0])),
-                    "layer": _texts(columns.get("layer"), len(places[0])),
-                    "value": values.values[places].astype(np.float64),
-                }
-            )
-        )
-    empty = tables.frame(tables.METRICS.empty_table()).select("example", "metric", "position", "layer", "value")
+        columns = {
+            str(dimension): pl.Series(values[dimension].values.astype(str).tolist(), dtype=pl.String).gather(place)
+            for dimension, place in zip(values.dims, places, strict=True)
+        }
+        numbers = pl.DataFrame({**columns, "value": values.values[places].astype(np.float64)})
+        absent = [pl.lit(None, pl.String).alias(label) for label in ("position", "layer") if label not in columns]
+        parts.append(numbers.with_columns(*absent, metric=pl.lit(str(name))).select(empty.columns))
     return pl.concat([empty, *parts])
 
 
@@ -138,14 +161,6 @@ def examples_of(rows: pl.DataFrame) -> xr.Dataset:
 def together(parts: Sequence[xr.Dataset]) -> xr.Dataset:
     """Per-example numbers of several analyses side by side, layers in the model's order."""
     return in_order(xr.merge(parts, join="outer")) if parts else xr.Dataset()
-
-
-def _texts(labels: np.ndarray | None, length: int) -> pl.Series:
-    return (
-        pl.Series([None] * length, dtype=pl.String)
-        if labels is None
-        else pl.Series(labels.astype(str).tolist(), dtype=pl.String)
-    )
 
 
 def _places(column: pl.Series, labels: np.ndarray) -> np.ndarray:

@@ -14,7 +14,6 @@ from vlmlake.analysis.population import ALL_SPLITS, Population, population, spli
 from vlmlake.analysis.result import Result, new_axes, result_table
 from vlmlake.analysis.rules import DEFAULT_RULE, is_yes_or_no, judged, right_or_wrong, rule_named
 from vlmlake.analysis.statistics.proportions import proportion, ratio
-from vlmlake.store_schema import tables
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -87,7 +86,7 @@ def _labels(data: xr.Dataset, rule: str) -> pl.DataFrame:
     scores, labelled = judged(data["answer"].values, data["gold"].values, rule)
     right = right_or_wrong(scores)
     names = np.select([np.isnan(right), right == 1], ["unparsed", "right"], "wrong")
-    frame = pl.DataFrame(
+    return pl.DataFrame(
         {
             "run": data.attrs["run"],
             "example": pl.Series(data["example"].values[labelled].tolist(), dtype=pl.String),
@@ -96,7 +95,6 @@ def _labels(data: xr.Dataset, rule: str) -> pl.DataFrame:
             "score": pl.Series(scores[labelled]).fill_nan(None),
         }
     )
-    return frame.select(tables.LABELS.names)
 
 
 LABELS = Analysis("labels", "correctness of the greedy answers under the rule", labels, labelled=True)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
-from typing import Any
+from dataclasses import replace
+from types import NoneType, UnionType
+from typing import Any, get_args, get_origin, get_type_hints
 
 from vlmlake.analysis.analyses import ANALYSES
 from vlmlake.errors import VlmlakeError
@@ -26,7 +28,7 @@ def parameters_of(given: Sequence[str]) -> Mapping[str, Any]:
             raise VlmlakeError(f"--set {text}: expected ANALYSIS.PARAMETER=VALUE, as in probes.folds=10")
         if analysis not in found:
             raise VlmlakeError(f"--set {text}: unknown analysis {analysis}, expected one of {', '.join(found)}")
-        known = asdict(found[analysis])
+        known = get_type_hints(type(found[analysis]))
         if name not in known:
             there = ", ".join(known) or "none"
             raise VlmlakeError(f"--set {text}: {analysis} has no parameter {name}; there are: {there}")
@@ -34,18 +36,43 @@ def parameters_of(given: Sequence[str]) -> Mapping[str, Any]:
     return found
 
 
-def _like(default: Any, value: str, text: str) -> Any:
-    """The value, of the default's kind."""
-    try:
-        read = json.loads(value)
-    except ValueError:
-        read = value
-    if isinstance(default, tuple):
-        read = tuple(read) if isinstance(read, list) else tuple(str(read).split(","))
-    elif isinstance(default, float) and type(read) is int:
+def _like(hint: Any, value: str, text: str) -> Any:
+    """The value as the parameter's annotation has it."""
+    options = get_args(hint) if isinstance(hint, UnionType) else (hint,)
+    # Any text is a str, and many a list of them: what is narrower comes first.
+    for option in sorted(options, key=lambda one: (one is str, one is not NoneType)):
+        listed = value.startswith("[") or "," in value
+        if get_origin(option) is tuple and str in options and not listed:
+            continue
+        try:
+            return _as(option, value)
+        except ValueError:
+            continue
+    raise VlmlakeError(f"--set {text}: {value} is no {' or '.join(map(_named, options))}")
+
+
+def _as(option: Any, value: str) -> Any:
+    """Raises ValueError where the text is none of these."""
+    if option is str:
+        return value
+    if get_origin(option) is tuple:
+        return tuple(_as(get_args(option)[0], part) for part in _parts(value))
+    read = json.loads(value)
+    if option is float and type(read) is int:
         read = float(read)
-    elif isinstance(default, str):
-        read = value
-    if default is not None and type(read) is not type(default):
-        raise VlmlakeError(f"--set {text}: {value} is no {type(default).__name__}, as {default!r} is")
+    if type(read) is not option or (option is float and not math.isfinite(read)):
+        raise ValueError(value)
     return read
+
+
+def _parts(value: str) -> list[str]:
+    """Those of a JSON list, or of words between commas."""
+    if not value.startswith("["):
+        return value.split(",")
+    return [part if isinstance(part, str) else json.dumps(part) for part in json.loads(value)]
+
+
+def _named(option: Any) -> str:
+    if get_origin(option) is tuple:
+        return f"list of {get_args(option)[0].__name__}"
+    return "null" if option is NoneType else str(option.__name__)

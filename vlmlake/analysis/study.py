@@ -7,8 +7,10 @@ from typing import Any
 
 import polars as pl
 
+from vlmlake.analysis.analyze import CODE, content_id
 from vlmlake.analysis.layer_order import BLOCK, block_number
-from vlmlake.analysis.published import LLAVA, PUBLISHED, TOP_NEURONS, Published
+from vlmlake.analysis.population import joined
+from vlmlake.analysis.published import FAMILIES, LLAVA, PUBLISHED, TOP_NEURONS, Published
 from vlmlake.analysis.rules import DEFAULT_RULE, require_rule
 from vlmlake.errors import VlmlakeError
 from vlmlake.store_schema.lake import Lake
@@ -37,7 +39,8 @@ SCHEMA = {
 
 
 def study(lake: Lake, run: str | None = None, rule: str = DEFAULT_RULE) -> pl.DataFrame:
-    """Every published number with the statistic of each run of its family that answers the same question.
+    """Every published number with the statistic of each run of its family that answers the same question; of a family
+    without a run the published ones alone.
 
     Reads what `analyze` wrote and computes nothing. ours: the value with its 95 % interval in words; `value`, `low` and
     `high` are its numbers. note: what to know of the published one, or why the two cannot be compared. own_note: what
@@ -55,27 +58,49 @@ def study(lake: Lake, run: str | None = None, rule: str = DEFAULT_RULE) -> pl.Da
     for name in asked:
         family = str(lake.run(name).record.identity.get("model", {}).get("type", ""))
         own = results.filter(pl.col("run") == name)
+        content = content_id(lake.run(name).content())
         for told in (one for one in PUBLISHED if one.family == family):
-            rows.append({"run": name, "family": family, **_compared(told, own, rule)})
+            rows.append({"run": name, "family": family, **_compared(told, own, rule, content)})
         if family == LLAVA:
             ranked = rankings.filter(pl.col("run") == name, pl.col("rule") == rule)
             rows.append({"run": name, "family": family, **_top_neurons(ranked)})
+    untold = set() if run else set(FAMILIES) - {row["family"] for row in rows}
+    rows += [
+        {"run": "no run", "family": one.family, **_published(one), "ours": UNTOLD}
+        for one in PUBLISHED
+        if one.family in untold
+    ]
     return pl.DataFrame(rows, schema=SCHEMA)
 
 
-def _compared(told: Published, own: pl.DataFrame, rule: str) -> dict[str, Any]:
-    row = {"quantity": told.quantity, "where": told.where, "published": told.value, "note": told.note}
+def _published(told: Published) -> dict[str, Any]:
+    return {"quantity": told.quantity, "where": told.where, "published": told.value, "note": told.note}
+
+
+def _compared(told: Published, own: pl.DataFrame, rule: str, content: str) -> dict[str, Any]:
+    row = _published(told)
     if told.ours is None:
         return {**row, "ours": UNTOLD}
     wanted = {**told.ours, "rule": told.rule or rule}
     fitting = own.filter(*(pl.col(name).eq_missing(pl.lit(value)) for name, value in wanted.items()))
     if fitting.is_empty():
         return {**row, "ours": f"no {told.ours['analysis']} under {wanted['rule']}"}
-    if told.as_falling_blocks:
-        return {**row, "ours": _falling(fitting)}
     found = fitting.row(0, named=True)
-    numbers = {name: found[name] for name in ("value", "low", "high", "n", "n_images")}
-    return {**row, **numbers, "ours": in_words(found), "own_note": found["note"]}
+    about = {"n": found["n"], "n_images": found["n_images"], "own_note": _own_note(found, content)}
+    if told.as_falling_blocks:
+        return {**row, **about, "ours": _falling(fitting)}
+    numbers = {name: found[name] for name in ("value", "low", "high")}
+    return {**row, **about, **numbers, "ours": in_words(found)}
+
+
+def _own_note(found: Mapping[str, Any], content: str) -> str | None:
+    """What the analysis noted, and whether it was made otherwise, or of something else, than it would be today."""
+    return joined(
+        found["note"],
+        f"with {found['settings']}" if found["settings"] else None,
+        "of the run as it was before; `analyze` brings it up to date" if found["content"] != content else None,
+        f"by other code, {found['code']}" if found["code"] != CODE else None,
+    )
 
 
 def in_words(found: Mapping[str, Any]) -> str:

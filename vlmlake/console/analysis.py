@@ -23,7 +23,8 @@ ROWS_A_TABLE = 40
 
 def analyze_with_progress(console: Console, url: str, names: Sequence[str], **settings: Any) -> Findings:
     """Run `analysis.analyze` under a progress bar for the tasks of each analysis."""
-    bar = Bar(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), console=console)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    bar = Bar(*columns, console=console, disable=not console.is_terminal)
     tasks: dict[tuple[str, str], TaskID] = {}
 
     def tell(step: Step) -> None:
@@ -56,8 +57,11 @@ def print_findings(console: Console, found: Findings) -> None:
     print_results(console, first if found.table.height > len(first) else found.table)
     if first.height < found.table.height:
         console.print(
-            f"\n{found.table.height - first.height:,} more rows (splits, heads, curves) in the table `results`"
+            f"\n{found.table.height - first.height:,} more rows (splits, heads, curves, further metrics) in the table "
+            "`results`"
         )
+    for reason in found.impossible:
+        console.print(printable(f"not possible: {reason}"))
     unchanged = [f"{step.analysis} of {step.run}" for step in found.steps if step.state == "unchanged"]
     if unchanged:
         console.print(printable(f"{len(unchanged)} unchanged, not computed again: {', '.join(unchanged)}"))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import duckdb
@@ -35,13 +35,17 @@ LOCKED = ("lock_configuration = true",)
 
 
 def connect(
-    url: str, storage_options: Mapping[str, Any] | None = None, allow_files: bool = False
+    url: str,
+    storage_options: Mapping[str, Any] | None = None,
+    allow_files: bool = False,
+    findings: Collection[str] = tuple(tables.FINDINGS),
 ) -> duckdb.DuckDBPyConnection:
     """A DuckDB connection with a view `runs` and one per table (lake.TABLES) over all runs of a lake.
 
     The tables are read into memory now, each file once: a query sees the lake as it is at this moment. It sees nothing
     else: the connection can reach no file, no network and no Python variable. allow_files: files and the network too,
-    as DuckDB reads and writes them.
+    as DuckDB reads and writes them. findings: of the tables that analyses write those that are read, the
+    others stay empty: `metrics` can be large.
 
     Raises VlmlakeError if there is no lake at `url`.
     """
@@ -55,8 +59,8 @@ def connect(
     connection.execute(SAMPLES)
     skipped = [run.skipped_rows() for run in runs]
     connection.register("skipped", pa.concat_tables([tables.SKIPPED.empty_table(), *skipped]))
-    for table in tables.FINDINGS:
-        connection.register(table, lake.arrow(table))
+    for table, schema in tables.FINDINGS.items():
+        connection.register(table, lake.arrow(table) if table in findings else schema.empty_table())
     connection.register("runs", _runs_table(runs, rows))
     for setting in (*OPEN, *(() if allow_files else NO_FILES), *LOCKED):
         connection.execute(f"SET {setting}")
@@ -87,7 +91,8 @@ def sql(url: str, query: str, storage_options: Mapping[str, Any] | None = None, 
 
     Raises VlmlakeError with DuckDB's message if the statement is wrong, or if there is none or more than one.
     """
-    with connect(url, storage_options, allow_files) as connection:
+    named = [table for table in tables.FINDINGS if table in query.lower()]
+    with connect(url, storage_options, allow_files, named) as connection:
         try:
             statements = connection.extract_statements(query)
             if len(statements) != 1:

@@ -94,6 +94,10 @@ SKIPPED = pa.schema(
 )
 """One row per example that was left out, and what was wrong with its image."""
 
+FOOTER = 2**16
+"""Bytes at a file's end that are read for its footer; what is longer takes a second read."""
+ARROW_SCHEMA = b"ARROW:schema"
+
 VOCABULARY = pa.schema([("id", pa.int32()), ("text", pa.string())])
 
 RESULTS = pa.schema(
@@ -121,13 +125,16 @@ RESULTS = pa.schema(
         ("n_images", pa.int64()),
         ("base_rate", pa.float64()),
         ("note", pa.string()),
+        ("settings", pa.string()),
+        ("content", pa.string()),
         ("code", pa.string()),
     ]
 )
 """One row per statistic of an analysis. where: the condition on examples, null for all; at: the place on a curve (a
 coverage, a number of neurons). low and high bound the 95 % interval that `interval` names; p_holm is the p-value after
 Holm over the table's rows of that split; n counts examples, n_items distinct (image, question) pairs, n_images distinct
-images; base_rate is the share of right answers; code names its code."""
+images; base_rate is the share of right answers; settings: the seed and the parameters, of this analysis and of those
+that it builds on, that are not the defaults; content: the first eight digits of Run.content; code names its code."""
 
 METRICS = pa.schema(
     [
@@ -143,7 +150,9 @@ METRICS = pa.schema(
 )
 """One row per example and number that an analysis found of it. rule: null where the number hangs on no label."""
 
-LABELS = pa.schema([*KEYS, ("rule", pa.string()), ("label", pa.string()), ("score", pa.float64())])
+LABELS = pa.schema(
+    [*KEYS, ("rule", pa.string()), ("where", pa.string()), ("label", pa.string()), ("score", pa.float64())]
+)
 """One row per example and label rule: `right`, `wrong` or `unparsed`, and the score from 0 to 1, null if unparsed."""
 
 RANKINGS = pa.schema(
@@ -215,6 +224,23 @@ def _require_bounded(told: pq.FileMetaData, size: int) -> None:
         raise ValueError(f"it says that {size} bytes are {told.num_rows} rows")
     if min(unpacked, default=0) < 0 or sum(unpacked) > min(MOST_BYTES, LARGEST_RATIO * size + ALWAYS_BYTES):
         raise ValueError(f"it says that its {size} bytes are {sum(unpacked)} unpacked")
+
+
+def footer(storage: Storage, path: str) -> dict[str, str]:
+    """The key-value pairs of a Parquet file's footer, without a look at its rows or its seal.
+
+    Raises FileNotFoundError if it is not there, DamagedError if its end is no footer.
+    """
+    size = storage.length(path)
+    end = storage.read_span(path, max(0, size - FOOTER), size)
+    needed = int.from_bytes(end[-8:-4], "little") + 8
+    if len(end) < needed <= size:
+        end = storage.read_span(path, size - needed, size)
+    try:
+        told = pq.read_metadata(io.BytesIO(end)).metadata or {}
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise DamagedError(f"{path} of {storage.url} is damaged: it ends in no Parquet footer") from error
+    return {key.decode(): value.decode(errors="replace") for key, value in told.items() if key != ARROW_SCHEMA}
 
 
 def read(storage: Storage, paths: Sequence[str], schema: pa.Schema) -> pa.Table:
