@@ -124,7 +124,8 @@ def analyze(
                 told(Step(one.name, name, "impossible" if lacking else "refused"))
                 kept = "" if lacking or not subject.has(ANALYSES[name]) else "; what was found before is kept"
                 (impossible if lacking else refusals).append(f"{name} of {one.name}: {error}{kept}")
-    refresh_index(lake.storage)
+    if any(step.state == "done" for step in steps):
+        refresh_index(lake.storage)
     asked = set(ANALYSES if ALL in names else names)
     table = pl.concat(found).filter(pl.col("analysis").is_in(asked))
     return Findings(table, tuple(refusals), tuple(impossible), tuple(steps))

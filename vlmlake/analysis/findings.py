@@ -144,18 +144,16 @@ def metric_rows(examples: xr.Dataset) -> pl.DataFrame:
 
 def examples_of(rows: pl.DataFrame) -> xr.Dataset:
     """The inverse of metric_rows, out of rows of tables.METRICS: one variable per metric."""
-    variables = {}
-    ids = rows["example"].unique(maintain_order=True).to_numpy()
-    for (metric,), part in rows.group_by("metric", maintain_order=True):
+    variables = []
+    labels = {name: rows[name].drop_nulls().unique(maintain_order=True) for name in ("example", "position", "layer")}
+    numbered = rows.select("metric", "value", *(_places(rows[name], known) for name, known in labels.items()))
+    for (metric,), part in numbered.group_by("metric", maintain_order=True):
         dimensions = ["example", *(name for name in ("position", "layer") if part[name].null_count() < part.height)]
-        labels = [
-            ids if name == "example" else part[name].unique(maintain_order=True).to_numpy() for name in dimensions
-        ]
-        values = np.full([len(label) for label in labels], np.nan)
-        places = tuple(_places(part[name], label) for name, label in zip(dimensions, labels, strict=True))
-        values[places] = part["value"].to_numpy()
-        variables[metric] = xr.DataArray(values, dict(zip(dimensions, labels, strict=True)), dimensions)
-    return together([xr.Dataset({metric: values}) for metric, values in variables.items()])
+        values = np.full([len(labels[name]) for name in dimensions], np.nan)
+        values[tuple(part[name].to_numpy() for name in dimensions)] = part["value"].to_numpy()
+        array = xr.DataArray(values, {name: labels[name].to_numpy() for name in dimensions}, dimensions)
+        variables.append(xr.Dataset({metric: _without_empty(array)}))
+    return together(variables)
 
 
 def together(parts: Sequence[xr.Dataset]) -> xr.Dataset:
@@ -163,8 +161,13 @@ def together(parts: Sequence[xr.Dataset]) -> xr.Dataset:
     return in_order(xr.merge(parts, join="outer")) if parts else xr.Dataset()
 
 
-def _places(column: pl.Series, labels: np.ndarray) -> np.ndarray:
-    order = pl.DataFrame({"label": pl.Series(labels.tolist(), dtype=pl.String), "place": np.arange(len(labels))})
-    found = pl.DataFrame({"label": column}).join(order, on="label", how="left", maintain_order="left")
-    places: np.ndarray = found["place"].to_numpy()
-    return places
+def _places(column: pl.Series, labels: pl.Series) -> pl.Series:
+    """For each label of the column its place among `labels`, under the column's name."""
+    return column.cast(pl.Enum(labels)).to_physical()
+
+
+def _without_empty(array: xr.DataArray) -> xr.DataArray:
+    """Without the positions and layers at which this metric, unlike others, has no number."""
+    for dimension in set(array.dims) - {"example"}:
+        array = array.dropna(dimension, how="all")
+    return array
