@@ -13,14 +13,14 @@ from dask.delayed import Delayed
 
 from vlmlake.analysis.blocks import computed, example_pieces
 from vlmlake.analysis.contract import Analysis, NoParameters, Source, dataset_of, kept_array
-from vlmlake.analysis.layer_order import block_numbers
+from vlmlake.analysis.drawing import draw_over_layers, new_axes
 from vlmlake.analysis.margins.curves import Curve
 from vlmlake.analysis.margins.layers import whole_stack
 from vlmlake.analysis.margins.lens import rms
 from vlmlake.analysis.margins.readouts import Readouts
 from vlmlake.analysis.margins.spellings import NONE
 from vlmlake.analysis.population import Population, populations
-from vlmlake.analysis.result import Result, Row, new_axes, result_table
+from vlmlake.analysis.result import Result, Row, result_table
 from vlmlake.analysis.rules import DEFAULT_RULE
 from vlmlake.errors import VlmlakeError
 from vlmlake.store_schema.schema import EMBED
@@ -49,11 +49,8 @@ class AttributionResult(Result):
         axes = new_axes(ax)
         for metric, name in (("attribution_attn", "attention"), ("attribution_mlp", "MLP")):
             rows = self.rows(metric=metric, statistic="mean", split="all").drop_nulls("value")
-            blocks = block_numbers(rows["layer"].to_list())
-            axes.plot(blocks, rows["value"], label=name)
-            axes.fill_between(blocks, rows["low"], rows["high"], alpha=0.3)
+            draw_over_layers(axes, rows, name)
         axes.axhline(0, linewidth=0.5, color="grey")
-        axes.set_xlabel("block")
         axes.set_ylabel("logits added to gold minus runner-up")
         axes.legend()
         return axes

@@ -11,8 +11,9 @@ import numpy as np
 import xarray as xr
 
 from vlmlake.analysis.contract import Analysis, NoParameters, Source, dataset_of
+from vlmlake.analysis.drawing import draw_by_split, new_axes
 from vlmlake.analysis.population import Population, populations
-from vlmlake.analysis.result import Result, new_axes, result_table
+from vlmlake.analysis.result import Result, result_table
 from vlmlake.analysis.rules import DEFAULT_RULE, correctness
 from vlmlake.analysis.statistics.correlation import point_biserial
 from vlmlake.analysis.statistics.paired import paired_drop
@@ -34,11 +35,9 @@ class ConsistencyResult(Result):
     def plot(self, ax: Axes | None = None) -> Axes:
         """AUROC of self-consistency with its interval, by split: of the greedy answer, and of the modal one."""
         axes = new_axes(ax)
-        for metric, label in (("self_consistency", "greedy answer"), ("self_consistency_of_modal", "modal answer")):
-            rows = self.rows(metric=metric, statistic="auroc").drop_nulls("value")
-            errors = [rows["value"] - rows["low"], rows["high"] - rows["value"]]
-            axes.errorbar(rows["split"].to_list(), rows["value"].to_list(), errors, fmt="o", capsize=4, label=label)
-        axes.axhline(0.5, linestyle=":", color="gray")
+        metrics = {"greedy answer": "self_consistency", "modal answer": "self_consistency_of_modal"}
+        draw_by_split(axes, {label: self.rows(metric=one, statistic="auroc") for label, one in metrics.items()})
+        axes.axhline(0.5, color="gray", linewidth=0.5)
         axes.set_ylabel("AUROC of self-consistency")
         axes.legend()
         return axes

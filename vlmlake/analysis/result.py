@@ -108,15 +108,3 @@ def _labelled(rows: pl.DataFrame) -> xr.DataArray:
         values[bound][places] = rows[name].to_numpy()
     coordinates = dict(zip(dimensions, (label.to_numpy() for label in labels), strict=True))
     return xr.DataArray(values, {"bound": list(BOUNDS), **coordinates}, ("bound", *dimensions))
-
-
-def new_axes(ax: Axes | None) -> Axes:
-    """The axes given, else new ones. Raises VlmlakeError where matplotlib is not installed."""
-    if ax is not None:
-        return ax
-    try:
-        from matplotlib import pyplot
-    except ModuleNotFoundError as error:
-        raise VlmlakeError("matplotlib is missing: plots need the extra `plot`, as in pip install '.[plot]'") from error
-    axes: Axes = pyplot.subplots(layout="constrained")[1]
-    return axes

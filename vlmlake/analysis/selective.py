@@ -10,8 +10,9 @@ import numpy as np
 import xarray as xr
 
 from vlmlake.analysis.contract import Analysis, Source, dataset_of
+from vlmlake.analysis.drawing import new_axes
 from vlmlake.analysis.population import ALL_SPLITS, Population, populations
-from vlmlake.analysis.result import Result, new_axes, result_table
+from vlmlake.analysis.result import Result, result_table
 from vlmlake.analysis.rules import DEFAULT_RULE
 from vlmlake.analysis.statistics.calibration import brier, expected_calibration_error
 from vlmlake.analysis.statistics.risk import COVERAGES, risk_curve
@@ -86,7 +87,7 @@ class SelectiveResult(Result):
             axes.fill_between(curve["at"].to_list(), *bounds, color=line.get_color(), alpha=0.1)
         axes.set_xlabel("coverage: share of questions answered")
         axes.set_ylabel("selective risk: share of wrong answers")
-        axes.legend()
+        axes.legend(loc="upper left", bbox_to_anchor=(1, 1), fontsize="small")
         return axes
 
 

@@ -15,8 +15,9 @@ from vlmlake.analysis.attention.maps import ANSWER, EXAMPLE_METRICS, HEAD_METRIC
 from vlmlake.analysis.attention.tasks import READOUT, WHOLE, Attention, attention_numbers
 from vlmlake.analysis.attention.updates import IMAGE_UPDATE, image_updates
 from vlmlake.analysis.contract import Analysis, Source, dataset_of
+from vlmlake.analysis.drawing import draw_over_layers, new_axes
 from vlmlake.analysis.population import ALL_SPLITS, Population, populations
-from vlmlake.analysis.result import Result, new_axes, result_table
+from vlmlake.analysis.result import Result, result_table
 from vlmlake.analysis.rules import DEFAULT_RULE
 from vlmlake.errors import VlmlakeError
 
@@ -49,10 +50,8 @@ class AttentionResult(Result):
         whole = self.rows(metric="entropy_normalised", statistic="mean", split=ALL_SPLITS)
         whole = whole.filter(whole["head"].is_null() & (whole["layer"] != "mean"))
         for (position,), rows in whole.group_by("position", maintain_order=True):
-            blocks = [int(layer.rpartition("_")[2]) for layer in rows["layer"]]
-            axes.plot(blocks, rows["value"], label=str(position))
-            axes.fill_between(blocks, rows["low"], rows["high"], alpha=0.3)
-        axes.set(xlabel="block", ylabel="H_s / ln S")
+            draw_over_layers(axes, rows.drop_nulls("value"), str(position))
+        axes.set_ylabel("H_s / ln S")
         axes.legend()
         return axes
 

@@ -12,12 +12,13 @@ import numpy as np
 import xarray as xr
 
 from vlmlake.analysis.contract import Analysis, Source, dataset_of
+from vlmlake.analysis.drawing import draw_over_layers, new_axes
 from vlmlake.analysis.layer_order import block_numbers
 from vlmlake.analysis.margins.curves import Curve, peak_rows, separation_rows
 from vlmlake.analysis.margins.layers import commit_layers, whole_stack
 from vlmlake.analysis.margins.readouts import Readouts
 from vlmlake.analysis.population import Population, populations
-from vlmlake.analysis.result import Result, Row, new_axes, result_table
+from vlmlake.analysis.result import Result, Row, result_table
 from vlmlake.analysis.rules import DEFAULT_RULE
 
 if TYPE_CHECKING:
@@ -61,11 +62,8 @@ class MarginsResult(Result):
         axes = new_axes(ax)
         for metric, name in (("margin_gold_right", "right answers"), ("margin_gold_wrong", "wrong answers")):
             rows = self.rows(metric=metric, statistic="mean", split="all").drop_nulls("value")
-            blocks = block_numbers(rows["layer"].to_list())
-            axes.plot(blocks, rows["value"], label=name)
-            axes.fill_between(blocks, rows["low"], rows["high"], alpha=0.3)
+            draw_over_layers(axes, rows, name)
         axes.axhline(0, linewidth=0.5, color="grey")
-        axes.set_xlabel("block (-1: embeddings)")
         axes.set_ylabel("logit of gold minus the largest other")
         axes.legend()
         return axes

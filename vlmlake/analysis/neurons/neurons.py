@@ -13,12 +13,13 @@ import xarray as xr
 
 from vlmlake.analysis.blocks import computed
 from vlmlake.analysis.contract import Analysis, Source, dataset_of, kept_array
+from vlmlake.analysis.drawing import draw_over_layers, new_axes
 from vlmlake.analysis.neurons.directions import Directions, directions
 from vlmlake.analysis.neurons.halves import kept_images
 from vlmlake.analysis.neurons.l1 import l1_weights
 from vlmlake.analysis.neurons.layer import Halves, Ranked, ranked_layer
 from vlmlake.analysis.population import Population, population
-from vlmlake.analysis.result import Result, new_axes, result_table
+from vlmlake.analysis.result import Result, result_table
 from vlmlake.analysis.rules import DEFAULT_RULE
 from vlmlake.analysis.statistics.estimate import require_two_classes
 from vlmlake.analysis.statistics.roc import auroc
@@ -63,8 +64,7 @@ class NeuronsResult(Result):
         for site in SITES:
             rows = self.rows(metric=f"best_neuron_{site}", statistic="auroc").drop_nulls("value")
             if rows.height:
-                axes.plot(rows["layer"].to_list(), rows["value"].to_list(), "o-", label=site)
-                axes.fill_between(rows["layer"].to_list(), rows["low"].to_list(), rows["high"].to_list(), alpha=0.2)
+                draw_over_layers(axes, rows, site, "o-")
         axes.axhline(0.5, color="gray", linewidth=0.5)
         axes.set_ylabel("AUROC of the best neuron, kept images")
         axes.legend()

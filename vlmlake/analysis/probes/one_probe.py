@@ -10,10 +10,11 @@ import numpy as np
 import xarray as xr
 
 from vlmlake.analysis.blocks import computed
+from vlmlake.analysis.drawing import draw_by_split, new_axes
 from vlmlake.analysis.population import ALL_SPLITS, Population
 from vlmlake.analysis.probes.out_of_fold import design, out_of_fold
 from vlmlake.analysis.probes.scores import Score, score_rows, spread
-from vlmlake.analysis.result import Result, new_axes, result_table
+from vlmlake.analysis.result import Result, result_table
 from vlmlake.store_schema.schema import PROMPT_LAST
 
 if TYPE_CHECKING:
@@ -37,12 +38,8 @@ class OneProbeResult(Result):
     def plot(self, ax: Axes | None = None) -> Axes:
         """A point a split and score, with its interval."""
         axes = new_axes(ax)
-        rows = self.rows(statistic="auroc").drop_nulls("value")
-        for number, ((metric,), part) in enumerate(rows.group_by("metric", maintain_order=True)):
-            places = np.arange(part.height) + 0.15 * number
-            errors = [part["value"] - part["low"], part["high"] - part["value"]]
-            axes.errorbar(places, part["value"].to_list(), yerr=errors, fmt="o", label=str(metric))
-            axes.set_xticks(places, part["split"].to_list())
+        rows = self.rows(statistic="auroc").group_by("metric", maintain_order=True)
+        draw_by_split(axes, {str(metric): part for (metric,), part in rows})
         axes.axhline(0.5, color="gray", linewidth=0.5)
         axes.set_ylabel("AUROC out of fold")
         axes.legend()

@@ -12,10 +12,11 @@ from dask.delayed import Delayed
 
 from vlmlake.analysis.blocks import computed
 from vlmlake.analysis.contract import Analysis, Source, dataset_of, kept_array
+from vlmlake.analysis.drawing import draw_over_layers, new_axes
 from vlmlake.analysis.population import ALL_SPLITS, Population, joined, population
 from vlmlake.analysis.probes.out_of_fold import Design, Scored, design, out_of_fold
 from vlmlake.analysis.probes.scores import Score, score_rows, spread
-from vlmlake.analysis.result import Result, new_axes, result_table
+from vlmlake.analysis.result import Result, result_table
 from vlmlake.analysis.rules import DEFAULT_RULE
 from vlmlake.analysis.statistics.roc import aurocs
 from vlmlake.errors import VlmlakeError
@@ -58,13 +59,10 @@ class ProbesResult(Result):
         for (metric, position), rows in pooled.group_by("metric", "position", maintain_order=True):
             if metric not in ("probe", "probe_shuffled"):
                 continue
-            layers, shuffled = rows["layer"].to_list(), metric == "probe_shuffled"
+            shuffled = metric == "probe_shuffled"
             label = f"{position}, labels shuffled" if shuffled else str(position)
-            axes.plot(layers, rows["value"].to_list(), ":" if shuffled else "o-", label=label)
-            if not shuffled:
-                axes.fill_between(layers, rows["low"].to_list(), rows["high"].to_list(), alpha=0.2)
+            draw_over_layers(axes, rows, label, ":" if shuffled else "o-", band=not shuffled)
         axes.axhline(0.5, color="gray", linewidth=0.5)
-        axes.tick_params(axis="x", rotation=90)
         axes.set_ylabel("AUROC out of fold")
         axes.legend()
         return axes
