@@ -1,9 +1,12 @@
+import json
+
 import numpy as np
 import pytest
 
 from tests.analysis.planted_margins import planted_margins
 from vlmlake.analysis.attribution import attribution
 from vlmlake.analysis.margins.margins import margins
+from vlmlake.analysis.margins.spellings import MODAL
 from vlmlake.errors import VlmlakeError
 from vlmlake.store_schema.lake import open_lake
 
@@ -72,6 +75,58 @@ def test_writes_that_do_not_add_up_are_refused():
     silent = data["mlp_write"].where(data["layer"] != "block_2", 0)
     with pytest.raises(VlmlakeError, match="off its final margin, more than rounding explains"):
         attribution(data.assign(mlp_write=silent))
+
+
+@pytest.mark.parametrize("layers", [slice(None), [1, 3, 5]])
+@pytest.mark.parametrize("arrays", [["mlp_write"], ["attn_write", "mlp_write"]])
+def test_a_write_that_is_no_number_is_refused(arrays, layers):
+    data = planted_margins(images=10).compute()
+    for array in arrays:
+        data[array].values[7, 3] = np.nan
+    with pytest.raises(VlmlakeError, match=f"{arrays[0]} of example planted/1/7 hold something that is no number"):
+        attribution(data.chunk().isel(layer=layers))
+
+
+def test_embeddings_that_are_no_numbers_are_refused():
+    data = planted_margins(images=10).compute()
+    data["readout_states"].values[7, 0] = np.nan
+    with pytest.raises(VlmlakeError, match="readout_states at embed of example planted/1/7 hold something"):
+        attribution(data.chunk())
+
+
+def test_an_example_without_a_token_for_its_gold_answer_may_hold_what_it_likes():
+    data = planted_margins(images=10).compute()
+    gold = data["gold"].values.astype(object)
+    gold[7] = "zebra"
+    data["mlp_write"].values[7, 3] = np.nan
+    row = attribution(data.assign_coords(gold=("example", gold)).chunk(), rule="exact").row(
+        metric="mlp_share_signed", split="all", layer="block_2"
+    )
+    assert (row["n"], row["note"]) == (39, "1 without a token for the gold answer")
+
+
+@pytest.mark.parametrize("layers", [slice(0, 5), [1, 3, 4]])
+def test_a_plan_without_the_last_block_has_no_scale_to_freeze(layers):
+    with pytest.raises(VlmlakeError, match="the gold answer's lead at block_3 is off that of the stored logits"):
+        attribution(planted_margins(images=10, signal_block=4).isel(layer=layers))
+
+
+def test_without_logits_every_row_says_that_the_last_layer_need_not_be_the_last_block():
+    result = attribution(planted_margins(images=10).drop_vars("logits"))
+    assert (
+        result.table["note"]
+        .fill_null("")
+        .str.contains("keeps no logits: block_4 need not be the model's last block")
+        .all()
+    )
+
+
+def test_ten_annotators_golds_are_read_as_the_modal_answer_and_notes_say_so(found):
+    data = planted_margins()
+    ten = [json.dumps(["red", *[gold] * 6, *["red"] * 3]) for gold in data["gold"].values]
+    annotated = attribution(data.assign_coords(gold=("example", ten)), rule="vqa_soft")
+    np.testing.assert_allclose(annotated.examples["attribution_mlp"], found.examples["attribution_mlp"])
+    assert annotated.table["note"].fill_null("").str.contains(MODAL, literal=True).all()
 
 
 def test_a_plan_of_some_layers_has_their_writes_and_no_whole(found):

@@ -1,14 +1,19 @@
+import json
+
 import numpy as np
 import pytest
 import xarray as xr
 
 from tests.analysis.planted_margins import planted_margins
 from tests.analysis.test_margins_lens import naive_lens
-from vlmlake.analysis.margins.curves import ROUNDING
+from vlmlake.analysis.margins.curves import ROUNDING, Curve
 from vlmlake.analysis.margins.lens import FIELDS
 from vlmlake.analysis.margins.margins import MarginParameters, margins
 from vlmlake.analysis.margins.readouts import Readouts
-from vlmlake.analysis.margins.spellings import Vocabulary
+from vlmlake.analysis.margins.spellings import MODAL, Vocabulary
+from vlmlake.analysis.parameters import parameters_of
+from vlmlake.analysis.population import population
+from vlmlake.analysis.statistics.bootstrap import image_weights
 from vlmlake.analysis.statistics.correlation import point_biserial
 from vlmlake.analysis.statistics.means import mean_difference
 from vlmlake.errors import VlmlakeError
@@ -73,6 +78,23 @@ def test_an_onset_that_some_resamples_lack_says_in_how_many():
     assert row["note"].startswith(f"threshold {apart - 0.05:g}; none in ")
 
 
+@pytest.mark.parametrize("questions", [4, 40])
+def test_the_share_of_resamples_without_a_number_is_that_of_all_of_them(questions):
+    data = planted_margins(images=60, questions=questions)
+    chosen = population(data)
+    curve = Curve("column", chosen, np.ones((len(chosen), 1)), ["block_0"], "without")
+    images = np.unique(chosen.images, return_inverse=True)[1]
+
+    def unless_often_drawn(weights):
+        """No number where one image is drawn four times or more, as in a few of the resamples."""
+        return np.where(weights[:, images == 7].sum(axis=1) >= 4 * questions, np.nan, 1.0)
+
+    true = np.isnan(unless_often_drawn(image_weights(curve.images, 0))).mean()
+    row = curve.derived("column", "layer", unless_often_drawn, 0)
+    assert 0 < true < 0.1
+    assert row["note"] == f"none in {true:.1%} of the resamples"
+
+
 def test_examples_commit_at_the_block_that_decides(found):
     commit = found.examples["commit_layer"]
     row = found.row(metric="commit_layer_right", statistic="mean", split="all")
@@ -108,9 +130,54 @@ def test_intervals_of_shuffled_correctness_cover_zero_at_their_nominal_rate():
 
 
 def test_what_knows_the_gold_answer_says_so(found):
-    notes = found.rows(metric="margin_gold", statistic="auroc", split="all")["note"]
+    notes = found.rows(metric="margin_gold", statistic="auroc", split="all")["note"].fill_null("")
     assert notes.str.contains("knows the gold answer").all()
+    assert notes.str.contains("the one word yes or no is right").all()
     assert found.rows(metric="margin_pred", statistic="auroc", split="all")["note"].null_count() == 6
+
+
+def test_of_golds_of_several_words_the_sign_of_the_margin_is_not_said_to_be_correctness():
+    data = planted_margins(images=10)
+    longer = np.where(data["gold"] == "yes", "red circle", "no")
+    result = margins(data.assign_coords(gold=("example", longer)), rule="exact")
+    notes = result.rows(metric="margin_gold", statistic="auroc", split="all")["note"].fill_null("")
+    assert notes.str.contains("knows the gold answer's first token").all()
+    assert not notes.str.contains("is right").any()
+
+
+def test_ten_annotators_golds_are_read_as_the_modal_answer_and_notes_say_so():
+    data = planted_margins(images=20)
+    ten = [json.dumps(["red", *[gold] * 6, *["red"] * 3]) for gold in data["gold"].values]
+    plain, annotated = margins(data), margins(data.assign_coords(gold=("example", ten)), rule="vqa_soft")
+    xr.testing.assert_allclose(annotated.examples, plain.examples)
+    told = {
+        metric: annotated.rows(metric=metric, split="all")["note"].fill_null("")
+        for metric in ("margin_gold", "margin_pred")
+    }
+    assert told["margin_gold"].str.contains(MODAL, literal=True).all()
+    assert not told["margin_gold"].str.contains("is right").any()
+    assert not told["margin_pred"].str.contains(MODAL, literal=True).any()
+    assert MODAL in annotated.row(metric="commit_layer", split="all")["note"]
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ("margins.threshold=NaN", "margins.threshold is nan, expected a number"),
+        ("margins.threshold=Infinity", "margins.threshold is inf, expected a number"),
+        ("margins.last_block=last", "margins.last_block is last, expected a block's label like block_31"),
+        ("margins.last_block=31", "margins.last_block is 31, expected a block's label like block_31"),
+        ("margins.last_block=embed", "margins.last_block is embed, expected a block's label"),
+    ],
+)
+def test_parameters_that_mean_nothing_are_refused_by_name(given, said):
+    with pytest.raises(VlmlakeError, match=said):
+        parameters_of([given])
+
+
+def test_a_last_block_before_one_that_is_kept_is_refused():
+    with pytest.raises(VlmlakeError, match=r"margins\.last_block is block_2, expected block_4"):
+        margins(planted_margins(images=10), parameters=MarginParameters(last_block="block_2"))
 
 
 def test_the_lens_at_the_last_block_is_the_stored_logits(found):

@@ -61,16 +61,6 @@ def computed(tasks: Sequence[Delayed]) -> list[Any]:
         ) from error
 
 
-def once_per_row(data: xr.Dataset) -> tuple[xr.Dataset, np.ndarray]:
-    """The examples of a Dataset that stand for its distinct rows, and for every example the place of its own.
-
-    Equal (image, question) pairs of several splits are one row of the arrays: what is computed of
-    rows is computed once. Returns the selected Dataset, rows ascending, and [n], int.
-    """
-    _, first, place = np.unique(data["row"].values, return_index=True, return_inverse=True)
-    return data.isel(example=first), place
-
-
 def example_pieces(array: xr.DataArray) -> list[tuple[slice, xr.DataArray]]:
     """Pieces of an array along `example`, each with its place on that axis, cut as the store lays them out."""
     if not isinstance(array.data, da.Array):

@@ -10,7 +10,7 @@ import numpy as np
 from vlmlake.analysis.margins.layers import crossing, onset, peak
 from vlmlake.analysis.population import Population, joined
 from vlmlake.analysis.result import Row
-from vlmlake.analysis.statistics.bootstrap import bootstrapped
+from vlmlake.analysis.statistics.bootstrap import drawn, percentiles
 from vlmlake.analysis.statistics.correlation import point_biserial
 from vlmlake.analysis.statistics.estimate import Estimate, require_varying
 from vlmlake.analysis.statistics.means import mean, mean_difference
@@ -46,7 +46,8 @@ class Curve:
         for suffix, part in parts.items() if by_correctness else [("", parts[""])]:
             metric = f"{self.metric}{suffix}"
             for layer, column in zip(self.layers, self.values.T, strict=True):
-                yield self._row(metric, "mean", partial(mean, column[part], self.images[part], metric), layer)
+                found = partial(mean, column[part], self.images[part], metric)
+                yield self.chosen.estimated(metric, "mean", found, layer=layer)
 
     def associations(self, seed: int, note: str | None = None) -> Iterator[Row]:
         """By layer, how the metric goes with correctness: `mean_difference` (right minus wrong), `point_biserial` and
@@ -58,9 +59,9 @@ class Curve:
             for statistic, estimator in (
                 ("mean_difference", partial(mean_difference, *given, name)),
                 ("point_biserial", partial(point_biserial, *given, name)),
-                ("auroc", partial(_varying_auroc, *given, seed, name)),
+                ("auroc", partial(varying_auroc, *given, seed, name)),
             ):
-                yield self._row(self.metric, statistic, estimator, layer, note)
+                yield self.chosen.estimated(self.metric, statistic, estimator, note, layer=layer)
 
     def derived(
         self, metric: str, statistic: str, of: Callable[[np.ndarray], np.ndarray], seed: int, note: str | None = None
@@ -68,18 +69,12 @@ class Curve:
         """A number of the whole curve with an interval that resamples images. of: takes weights [k, n], returns [k],
         NaN where there is none; the note says in what share of the resamples.
         """
-        none = 0.0
-
-        def counted(weights: np.ndarray) -> np.ndarray:
-            nonlocal none
-            found = of(weights)
-            none = float(np.isnan(found).mean())
-            return found
-
         try:
-            estimate = bootstrapped(counted, self.images, seed)
+            value, draws = drawn(of, self.images, seed)
+            estimate = percentiles(value, draws, self.images)
         except VlmlakeError as error:
             return self.chosen.refusal(metric, statistic, error)
+        none = float(np.isnan(draws).mean())
         return self.chosen.row(
             metric, statistic, estimate, joined(note, f"none in {none:.1%} of the resamples" if none else None)
         )
@@ -99,16 +94,9 @@ class Curve:
         apart: np.ndarray = right - wrong
         return apart
 
-    def _row(
-        self, metric: str, statistic: str, estimate: Callable[[], Estimate], layer: str | None, note: str | None = None
-    ) -> Row:
-        try:
-            return self.chosen.row(metric, statistic, estimate(), note, layer=layer)
-        except VlmlakeError as error:
-            return self.chosen.refusal(metric, statistic, error, layer=layer)
 
-
-def _varying_auroc(values: np.ndarray, correct: np.ndarray, images: np.ndarray, seed: int, name: str) -> Estimate:
+def varying_auroc(values: np.ndarray, correct: np.ndarray, images: np.ndarray, seed: int, name: str) -> Estimate:
+    """`auroc` of a metric, which `name` names in errors. Raises VlmlakeError as that does, and for a constant one."""
     require_varying(values, name)
     return auroc(values, correct, images, seed)
 

@@ -4,8 +4,9 @@ adds.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,9 +18,11 @@ from vlmlake.analysis.layer_order import block_numbers
 from vlmlake.analysis.margins.curves import Curve, peak_rows, separation_rows
 from vlmlake.analysis.margins.layers import commit_layers, whole_stack
 from vlmlake.analysis.margins.readouts import Readouts
-from vlmlake.analysis.population import Population, populations
+from vlmlake.analysis.margins.spellings import gold_note
+from vlmlake.analysis.population import Population, joined, populations
 from vlmlake.analysis.result import Result, Row, result_table
-from vlmlake.analysis.rules import DEFAULT_RULE
+from vlmlake.analysis.rules import DEFAULT_RULE, is_yes_or_no
+from vlmlake.errors import VlmlakeError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -36,7 +39,10 @@ LENS_METRICS = (
 )
 """Per-example numbers over layers, as far as a run has them."""
 CONFIDENCES = ("margin_gold", "margin_pred", "yes_minus_no_size")
-KNOWS_GOLD = "the margin knows the gold answer: at the last block its sign is correctness itself"
+WITHOUT_GOLD = ("margin_pred", "lens_entropy", "yes_minus_no")
+"""Of LENS_METRICS those that do not look at the gold answer."""
+KNOWS_GOLD = "the margin knows the gold answer's first token"
+DECIDES = "at the last block its sign says whether the one word yes or no is right"
 UNTOLD = "without a token for the gold answer"
 
 
@@ -49,6 +55,12 @@ class MarginParameters:
 
     threshold: float = 1.0
     last_block: str | None = None
+
+    def __post_init__(self) -> None:
+        if not np.isfinite(self.threshold):
+            raise VlmlakeError(f"margins.threshold is {self.threshold}, expected a number of logits")
+        if self.last_block is not None and not re.fullmatch(r"block_(0|[1-9][0-9]*)", str(self.last_block)):
+            raise VlmlakeError(f"margins.last_block is {self.last_block}, expected a block's label like block_31")
 
 
 DEFAULTS = MarginParameters()
@@ -80,7 +92,8 @@ def margins(
 
     Method: the "Margins" of arXiv 2605.08200 by the logit lens (nostalgebraist 2020), blockwise over the vocabulary.
     The gold answer's first token is read as any of its spellings (`Vocabulary.gold`), and "other" as everything else: a
-    model that is about to write " Yes" has not lost against "yes".
+    model that is about to write " Yes" has not lost against "yes". Ten annotators' answers are read as their modal one
+    (`gold_text`), which the note then says.
 
     `.examples`, float64, over example and layer: margin_gold, margin_pred, rank_gold, lens_entropy (nats),
     lens_log_prob_gold, as `lens` defines them, with the argmax of the stored logits at prompt_last as the model's own
@@ -93,11 +106,12 @@ def margins(
     `<metric>_wrong`); `mean_difference`, `point_biserial` and `auroc` by layer of margin_gold, margin_pred and
     yes_minus_no_size, its absolute value; separation_onset, separation_peak, zero_crossing, image_effect_peak, as
     `curves` says, in block numbers (embeddings: -1); `lens_deviation`, statistic `max`: how far the lens at the last
-    layer is from the stored logits. margin_gold knows the gold answer: at the last block its sign is correctness, where
-    margin_pred knows only what the model says.
+    layer is from the stored logits. margin_gold knows the gold answer's first token, where margin_pred knows only what
+    the model says: at the last block its sign is correctness for answers of the one word yes or no, and of longer ones
+    says only how they begin.
 
-    Raises VlmlakeError if the run keeps no readout_states, if the last block's lens is not the stored logits, or if
-    there are no labelled examples.
+    Raises VlmlakeError if the run keeps no readout_states, if the last block's lens is not the stored logits, if
+    last_block comes before a block that is kept, or if there are no labelled examples.
     """
     data = dataset_of(source)
     readouts = Readouts.of(data)
@@ -129,9 +143,17 @@ def example_margins(
 
 
 def _rows(chosen: Population, found: xr.Dataset, blocks: np.ndarray, threshold: float, seed: int) -> Iterator[Row]:
-    layers = [str(name) for name in found["layer"].values]
+    layers, golds = [str(name) for name in found["layer"].values], chosen.data["gold"].values
+    of_gold = replace(chosen, note=joined(chosen.note, gold_note(golds)))
+    knows = joined(KNOWS_GOLD, DECIDES if all(is_yes_or_no(gold) for gold in set(golds)) else None)
     curves = {
-        metric: Curve(metric, chosen, found[metric].values[chosen.places], layers, UNTOLD)
+        metric: Curve(
+            metric,
+            chosen if metric in WITHOUT_GOLD else of_gold,
+            found[metric].values[chosen.places],
+            layers,
+            UNTOLD,
+        )
         for metric in LENS_METRICS
         if metric in found
     }
@@ -142,12 +164,12 @@ def _rows(chosen: Population, found: xr.Dataset, blocks: np.ndarray, threshold: 
         curves["yes_minus_no_size"] = Curve("yes_minus_no_size", chosen, sizes, layers, "without yes and no")
     for metric in CONFIDENCES:
         if metric in curves:
-            yield from curves[metric].associations(seed, KNOWS_GOLD if metric == "margin_gold" else None)
+            yield from curves[metric].associations(seed, knows if metric == "margin_gold" else None)
     yield from separation_rows(curves["margin_gold"], blocks, threshold, seed)
     if "image_effect" in curves:
         yield from peak_rows(curves["image_effect"], blocks, "image_effect_peak", seed)
     commit = found["commit_layer"].values[chosen.places][:, None]
-    for row in Curve("commit_layer", chosen, commit, [""], UNTOLD).means():
+    for row in Curve("commit_layer", of_gold, commit, [""], UNTOLD).means():
         yield {**row, "layer": None}
 
 

@@ -14,9 +14,10 @@ from dask.delayed import Delayed
 
 from vlmlake.analysis.blocks import computed, example_pieces
 from vlmlake.analysis.contract import kept_array
+from vlmlake.analysis.layer_order import block_number
 from vlmlake.analysis.margins.layers import whole_stack
 from vlmlake.analysis.margins.lens import COLUMNS, FIELDS, ROWS, lens, normed
-from vlmlake.analysis.margins.spellings import NONE, Vocabulary
+from vlmlake.analysis.margins.spellings import NONE, Vocabulary, gold_text
 from vlmlake.errors import VlmlakeError
 from vlmlake.store_schema.schema import PROMPT_LAST
 
@@ -35,8 +36,8 @@ class Readouts:
 
     data: those examples of the run's Dataset, lazy. place: [n], for each example of the run where its triple is.
     gold: [m, s], ids of the gold answer's spellings, NONE where there are fewer. words: ids of the spellings of yes and
-    of no. yes_or_no: whether every gold answer is one of them. unembedding: [vocab, hidden], float32, one task's result
-    that all tasks share. scale: [hidden]; epsilon: of the final norm.
+    of no. yes_or_no: whether every gold answer, as `gold_text` reads it, is one of them. unembedding: [vocab, hidden],
+    float32, one task's result that all tasks share. scale: [hidden]; epsilon: of the final norm.
     """
 
     data: xr.Dataset
@@ -69,7 +70,7 @@ class Readouts:
             place=place,
             gold=vocabulary.golds(golds),
             words=(vocabulary.word("yes"), vocabulary.word("no")),
-            yes_or_no={gold.strip().lower() for gold in golds if isinstance(gold, str)} <= {"yes", "no"},
+            yes_or_no={gold_text(gold).strip().lower() for gold in golds if isinstance(gold, str)} <= {"yes", "no"},
             unembedding=shared(data["unembedding"]),
             scale=np.asarray(data["final_norm"].values, np.float32),
             epsilon=float(data.attrs["final_norm_epsilon"]),
@@ -123,9 +124,14 @@ class Readouts:
         where `last_block`, the model's last one, is not kept.
 
         Raises VlmlakeError if they are beyond LENS_TOLERANCE at the last block: at `last_block`, or where nothing is
-        said of it and the plan has chosen no layers, at the last one that is kept.
+        said of it and the plan has chosen no layers, at the last one that is kept; and for a `last_block` that comes
+        before it.
         """
         last = self.layers[-1]
+        if last_block and block_number(last_block) < block_number(last):
+            raise VlmlakeError(
+                f"margins.last_block is {last_block}, expected {last}, which the run keeps, or a later one"
+            )
         if "logits" not in self.data:
             found = self.lens(np.full(len(self.gold), NONE), layers=[last]).isel(layer=0)
             ahead = found["margin_gold"].values > 0
@@ -148,6 +154,33 @@ class Readouts:
                 f"its plan leaves out the model's last block, which the parameter last_block then names"
             )
         return token.astype(np.int64), deviation
+
+
+def stored_lead(logits: np.ndarray, pairs: np.ndarray) -> np.ndarray:
+    """[2, g], float64: logit(gold) - logit(runner-up) out of the stored logits, and the largest |logit|.
+
+    logits: [g, vocab], at prompt_last. pairs: [g, 2], ids of gold and runner-up; NaN where there is no gold, as is then
+    the lead.
+    """
+    told = np.isfinite(pairs).all(axis=1)
+    values = np.take_along_axis(logits, np.where(told[:, None], pairs, 0).astype(np.int64), axis=1).astype(np.float64)
+    return np.stack([np.where(told, values[:, 0] - values[:, 1], np.nan), np.abs(logits).max(axis=1)])
+
+
+def require_last_block(layer: str, lead: np.ndarray, stored: np.ndarray) -> None:
+    """Raises VlmlakeError unless a layer is the model's last block, whose residual stream sets the final norm's scale:
+    the gold answer's lead, read there, must be that of the stored logits within twice LENS_TOLERANCE.
+
+    lead: [g], logits, NaN where there is no gold. stored: [2, g], of `stored_lead`.
+    """
+    told = np.isfinite(lead)
+    off = np.abs(lead - stored[0])[told] / stored[1][told]
+    if not (off <= 2 * LENS_TOLERANCE).all():
+        raise VlmlakeError(
+            f"the gold answer's lead at {layer} is off that of the stored logits by {off.max():.2g} of the largest "
+            f"logit, expected at most {2 * LENS_TOLERANCE:.2g}: the store is damaged, or its plan leaves out the "
+            f"model's last block, whose residual stream sets the scale of the final norm"
+        )
 
 
 def shared(array: xr.DataArray) -> Delayed:

@@ -1,12 +1,17 @@
-"""Which tokens of a vocabulary spell a word: with or without a blank before it, in lower case or not."""
+"""Which tokens of a vocabulary spell a word: with or without a blank before it, in lower case or not; and which words a
+gold answer is read as.
+"""
 
 from __future__ import annotations
 
 import string
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+
+from vlmlake.analysis.vqa_score import normalised, ten_answers
 
 MARKS = string.whitespace + "\u2581\u0120"
 """Blanks, and the marks that stand for one: sentencepiece's U+2581 and the byte-level G with dot, U+0120."""
@@ -14,6 +19,26 @@ SHORTEST = 2
 """Letters that an entry must have to stand for a longer word: a single letter begins too many."""
 NONE = -1
 """In a table of token ids, where an example has fewer than another."""
+MODAL = "gold: the modal answer of the ten annotators, of equals the first"
+
+
+def gold_text(gold: str | None) -> str:
+    """What a gold answer is read as: itself, or of ten annotators' answers the modal one as `vqa_score` normalises
+    them, of equally frequent ones the first. Empty where there is none.
+    """
+    if not isinstance(gold, str):
+        return ""
+    annotated = ten_answers(gold)
+    if annotated is None:
+        return gold
+    # An answer that is an article or a mark alone normalises to nothing.
+    return Counter(normalised(one) or one for one in annotated).most_common(1)[0][0]
+
+
+def gold_note(golds: Iterable[str | None]) -> str | None:
+    """MODAL, where one of the gold answers is ten annotators'."""
+    several = any(isinstance(gold, str) and ten_answers(gold) for gold in set(golds))
+    return MODAL if several else None
 
 
 @dataclass(frozen=True)
@@ -36,13 +61,14 @@ class Vocabulary:
         return self.ids.get(word.lower(), np.empty(0, np.int64))
 
     def gold(self, gold: str | None) -> np.ndarray:
-        """Ids that a gold answer may begin with: of its first word, stripped of punctuation, in any spelling.
+        """Ids that a gold answer, as `gold_text` reads it, may begin with: of its first word, stripped of punctuation,
+        in any spelling.
 
         Where no token is that word: of the longest token, of at least SHORTEST letters, that the word starts with.
         [s], int64, empty where there is none.
         """
-        words = gold.lower().split() if isinstance(gold, str) else []
-        bare = [word for word in (word.strip(string.punctuation) for word in words) if word]
+        words = (word.strip(string.punctuation) for word in gold_text(gold).lower().split())
+        bare = [word for word in words if word]
         if not bare:
             return np.empty(0, np.int64)
         lengths = range(len(bare[0]) - 1, SHORTEST - 1, -1)

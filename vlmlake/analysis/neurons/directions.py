@@ -12,15 +12,20 @@ import xarray as xr
 
 from vlmlake.analysis.blocks import computed, example_pieces
 from vlmlake.analysis.contract import kept_array
+from vlmlake.analysis.margins.lens import rms
+from vlmlake.analysis.margins.readouts import Readouts, require_last_block, stored_lead
+from vlmlake.analysis.margins.spellings import NONE, gold_note
 from vlmlake.analysis.neurons.rankings import gold_and_runner_up
+from vlmlake.analysis.population import joined
 from vlmlake.errors import VlmlakeError
 from vlmlake.store_schema.schema import PROMPT_LAST
 
 
 @dataclass(frozen=True)
 class Directions:
-    """Of n examples. told: [n], bool, those whose gold answer is a token. tokens: [m, d], unembedding rows; gold and
-    runner_up: places in it, [told]. rms: [told], of the last residual stream. scale: [d], of the final norm.
+    """Of n examples. told: [n], bool, those whose gold answer has a token. tokens: [m, d], unembedding rows; gold and
+    runner_up: places in it, [told]. rms: [told], of the last residual stream. scale: [d], of the final norm. note: of
+    how many examples, and how their gold answers are read.
     """
 
     told: np.ndarray
@@ -29,6 +34,7 @@ class Directions:
     runner_up: np.ndarray
     rms: np.ndarray
     scale: np.ndarray
+    note: str | None
 
     @property
     def towards(self) -> np.ndarray:
@@ -38,24 +44,47 @@ class Directions:
 
 
 def directions(data: xr.Dataset) -> Directions:
-    """Of the examples of a Dataset, from their stored logits and last residual stream at prompt_last.
+    """Of the examples of a Dataset, from their stored logits and last residual stream at prompt_last; the gold answer's
+    tokens are those of `margins`.
 
-    Raises VlmlakeError if the run keeps no logits, unembedding or final norm, or no gold answer is one token.
+    Raises VlmlakeError if the run keeps no logits, or not what `Readouts` needs, if no gold answer has a token, or if
+    the last layer that is kept does not give the stored logits.
     """
-    for name in ("logits", "unembedding", "final_norm"):
-        kept_array(data, name)
-    logits, texts = data["logits"].sel(position=PROMPT_LAST), data["token_text"].data
-    task = dask.delayed(gold_and_runner_up)  # type: ignore[attr-defined]
-    pieces = example_pieces(logits)
-    pairs = np.concatenate(computed([task(piece.data, data["gold"].values[place], texts) for place, piece in pieces]))
-    told = pairs[:, 0] >= 0
+    kept_array(data, "logits")
+    readouts = Readouts.of(data)
+    pairs, stored = _pairs(readouts)
+    last = readouts.states().isel(layer=-1).data
+    pairs, stored = pairs[readouts.place], stored[:, readouts.place]
+    told = pairs[:, 0] != NONE
     if not told.any():
-        raise VlmlakeError("no gold answer is one token of the vocabulary: there is no logit to attribute")
+        raise VlmlakeError("no gold answer has a token in the vocabulary: there is no logit to attribute")
     ids, places = np.unique(pairs[told], return_inverse=True)
     places = places.reshape(-1, 2)
-    last = data["readout_states"].isel(example=told).sel(position=PROMPT_LAST).isel(layer=-1)
-    tokens, scale, states = dask.compute(  # type: ignore[attr-defined, no-untyped-call]
-        data["unembedding"].isel(vocab=ids).data, data["final_norm"].data, last.data
+    tokens, states = dask.compute(data["unembedding"].isel(vocab=ids).data, last)  # type: ignore[attr-defined, no-untyped-call]
+    states = states[readouts.place][told]
+    note = joined(f"attribution: {int(told.sum())} of {len(told)} examples", gold_note(data["gold"].values))
+    found = Directions(
+        told=told,
+        tokens=tokens,
+        gold=places[:, 0],
+        runner_up=places[:, 1],
+        rms=rms(states, readouts.epsilon)[:, 0].astype(np.float64),
+        scale=readouts.scale.astype(np.float64),
+        note=note,
     )
-    rms = np.sqrt((states.astype(np.float64) ** 2).mean(axis=1) + data.attrs["final_norm_epsilon"])
-    return Directions(told, tokens, places[:, 0], places[:, 1], rms, scale.astype(np.float64))
+    lead = np.vecdot(states * found.scale / found.rms[:, None], found.towards)
+    require_last_block(readouts.layers[-1], lead, stored[:, told])
+    return found
+
+
+def _pairs(readouts: Readouts) -> tuple[np.ndarray, np.ndarray]:
+    """[m, 2] of `gold_and_runner_up`, and [2, m] of `stored_lead`."""
+    task = dask.delayed(_pairs_of_piece)  # type: ignore[attr-defined]
+    pieces = example_pieces(readouts.data["logits"].sel(position=PROMPT_LAST))
+    found = computed([task(part.data, readouts.gold[piece]) for piece, part in pieces])
+    return np.concatenate([pairs for pairs, _ in found]), np.concatenate([stored for _, stored in found], axis=1)
+
+
+def _pairs_of_piece(logits: np.ndarray, gold: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    pairs = gold_and_runner_up(logits, gold)
+    return pairs, stored_lead(logits, pairs)

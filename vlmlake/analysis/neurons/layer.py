@@ -11,6 +11,8 @@ import numpy as np
 from vlmlake.analysis.neurons.directions import Directions
 from vlmlake.analysis.neurons.rankings import attribution, d_act, univariate_auroc
 
+ATTRIBUTION = "attribution"
+
 
 @dataclass(frozen=True)
 class Halves:
@@ -28,7 +30,8 @@ class Halves:
 class Ranked:
     """scores: of each ranking, [d]; neurons are ranked by absolute value. best: the coordinate of the largest
     univariate AUROC. kept_values: [kept], its values on the kept half, signed so that higher means more likely right.
-    overlap: of each ranking, the share of its top neurons that both halves of the ranking images agree on.
+    overlap: of each ranking that both halves of the ranking images have, the share of its top neurons that they agree
+    on.
     """
 
     scores: dict[str, np.ndarray]
@@ -51,7 +54,8 @@ def ranked_layer(values: np.ndarray, halves: Halves, towards: Directions | None)
     kept = values[~halves.ranking, best].astype(np.float64) * (1 if areas[best] >= 0.5 else -1)
     scores = _scores(ranking, correct, towards, np.ones(len(ranking), bool))
     parts = [_scores(ranking, correct, towards, part) for part in (first, ~first) if _both(correct[part])]
-    overlap = {name: _overlap(parts[0][name], parts[1][name], halves.top) for name in scores} if len(parts) == 2 else {}
+    both = [name for name in scores if len(parts) == 2 and all(name in part for part in parts)]
+    overlap = {name: _overlap(parts[0][name], parts[1][name], halves.top) for name in both}
     return Ranked(scores, best, kept, overlap)
 
 
@@ -71,7 +75,7 @@ def _scores(
         chosen = part[towards.told]
         if chosen.any():
             of_told = values[towards.told][chosen]
-            scores["attribution"] = attribution(of_told, towards.rms[chosen], towards.scale, towards.towards[chosen])
+            scores[ATTRIBUTION] = attribution(of_told, towards.rms[chosen], towards.scale, towards.towards[chosen])
     return scores
 
 

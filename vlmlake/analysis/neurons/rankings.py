@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 from scipy.stats import rankdata
 
+from vlmlake.analysis.margins.spellings import NONE
+
 
 def d_act(values: np.ndarray, correct: np.ndarray) -> np.ndarray:
     """mean(right) - mean(wrong) of every coordinate, in its own unit.
@@ -43,27 +45,16 @@ def attribution(values: np.ndarray, rms: np.ndarray, scale: np.ndarray, towards:
     return total / len(values)
 
 
-def gold_tokens(texts: np.ndarray, gold: str) -> np.ndarray:
-    """Ids of all spellings of a gold answer: tokens whose text, stripped and lower-cased, equals it.
-
-    texts: [vocab], strings. SentencePiece's word mark counts as a space.
-    """
-    plain = np.array([str(text).replace("▁", " ").replace("Ġ", " ").strip().lower() for text in texts])
-    return np.flatnonzero(plain == gold.strip().lower())
-
-
-def gold_and_runner_up(logits: np.ndarray, golds: np.ndarray, texts: np.ndarray) -> np.ndarray:
+def gold_and_runner_up(logits: np.ndarray, gold: np.ndarray) -> np.ndarray:
     """Of each example the most likely spelling of its gold answer, and the most likely token that is none.
 
-    logits: [n, vocab], at prompt_last. golds: [n]. texts: [vocab]. Returns [n, 2], token ids; -1 where no token of the
-    vocabulary spells the gold answer.
+    logits: [n, vocab], at prompt_last. gold: [n, s], ids of the gold answer's spellings, NONE beyond their number.
+    Returns [n, 2], token ids; NONE where the gold answer has no spelling.
     """
-    found = np.full((len(golds), 2), -1)
-    for gold in dict.fromkeys(golds.tolist()):
-        spellings, rows = gold_tokens(texts, gold), np.flatnonzero(golds == gold)
-        if len(spellings):
-            others = np.array(logits[rows])
-            found[rows, 0] = spellings[others[:, spellings].argmax(axis=1)]
-            others[:, spellings] = -np.inf
-            found[rows, 1] = others.argmax(axis=1)
-    return found
+    there, others = gold != NONE, np.array(logits)
+    of_gold = np.where(there, np.take_along_axis(others, np.where(there, gold, 0), axis=1), -np.inf)
+    rows, columns = np.nonzero(there)
+    others[rows, gold[rows, columns]] = -np.inf
+    best = np.take_along_axis(gold, of_gold.argmax(axis=1)[:, None], axis=1)
+    pairs = np.concatenate([best, others.argmax(axis=1)[:, None]], axis=1)
+    return np.where(there.any(axis=1)[:, None], pairs, NONE)
