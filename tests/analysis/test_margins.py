@@ -163,8 +163,8 @@ def test_ten_annotators_golds_are_read_as_the_modal_answer_and_notes_say_so():
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        ("margins.threshold=NaN", "margins.threshold is nan, expected a number"),
-        ("margins.threshold=Infinity", "margins.threshold is inf, expected a number"),
+        ("margins.threshold=NaN", "NaN is no float"),
+        ("margins.threshold=Infinity", "Infinity is no float"),
         ("margins.last_block=last", "margins.last_block is last, expected a block's label like block_31"),
         ("margins.last_block=31", "margins.last_block is 31, expected a block's label like block_31"),
         ("margins.last_block=embed", "margins.last_block is embed, expected a block's label"),

@@ -231,10 +231,10 @@ def test_a_plan_without_the_last_block_has_no_attribution_and_a_row_says_so():
     ("given", "said"),
     [
         ("kept_share=2", "neurons.kept_share is 2.0, expected a number above 0 and below 1"),
-        ("kept_share=NaN", "neurons.kept_share is nan, expected a number above 0 and below 1"),
+        ("kept_share=NaN", "NaN is no float"),
         ("sites=q_proj", r"neurons.sites is \('q_proj',\), expected a list of some of resid, mlp_out, attn_out"),
         ("sites=[]", r"neurons.sites is \(\), expected a list of some of resid"),
-        ("sites=[1]", r"neurons.sites is \(1,\), expected a list of some of resid"),
+        ("sites=[1]", r"neurons.sites is \('1',\), expected a list of some of resid"),
         ("kept=0", "neurons.kept is 0, expected at least 1"),
         ("stable_top=-3", "neurons.stable_top is -3, expected at least 1"),
     ],
