@@ -17,6 +17,7 @@ from vlmlake.analysis.analyses import ANALYSES
 from vlmlake.analysis.contract import Analysis
 from vlmlake.analysis.findings import Shelf, together
 from vlmlake.analysis.result import Result
+from vlmlake.errors import VlmlakeError
 
 PAGE = (Path(__file__).parents[2] / "docs" / "analyses.md").read_text()
 PASSPORT = ("run", "dataset", "split", "rule", "metric", "statistic", "n", "n_items", "n_images")
@@ -85,6 +86,12 @@ def test_every_analysis_is_documented(name):
     assert f"| `{name}` |" in PAGE
     told = inspect.getdoc(ANALYSES[name].compute)
     assert re.search(r"Raises .*VlmlakeError", told, re.DOTALL)
+
+
+@pytest.mark.parametrize("name", ANALYSES)
+def test_no_examples_are_refused(name, run):
+    with pytest.raises(VlmlakeError, match="no example of run tiny-llava-.* is left to analyze"):
+        getattr(vlmlake.analysis, name)(run.dataset().isel(example=slice(0)))
 
 
 @pytest.mark.parametrize("name", ["labels", "margins", "consistency"])

@@ -9,7 +9,7 @@ from typing import Any
 import xarray as xr
 
 from vlmlake.analysis.result import Result
-from vlmlake.errors import NotKeptError
+from vlmlake.errors import NotKeptError, VlmlakeError
 from vlmlake.store_schema.run import Run
 
 Source = xr.Dataset | Run
@@ -54,8 +54,11 @@ class Analysis:
 
 
 def dataset_of(source: Source) -> xr.Dataset:
-    """The Dataset of a run, or the one given."""
-    return source.dataset() if isinstance(source, Run) else source
+    """The Dataset of a run, or the one given. Raises VlmlakeError if it holds no example."""
+    data = source.dataset() if isinstance(source, Run) else source
+    if not data.sizes["example"]:
+        raise VlmlakeError(f"no example of run {data.attrs['run']} is left to analyze: expected at least one")
+    return data
 
 
 def kept_array(data: xr.Dataset, *names: str) -> str:
