@@ -90,7 +90,7 @@ def test_every_analysis_is_documented(name):
 
 @pytest.mark.parametrize("name", ANALYSES)
 def test_no_examples_are_refused(name, run):
-    with pytest.raises(VlmlakeError, match="no example of run tiny-llava-.* is left to analyze"):
+    with pytest.raises(VlmlakeError, match=r"no example of run tiny-llava-.* is left to analyze"):
         getattr(vlmlake.analysis, name)(run.dataset().isel(example=slice(0)))
 
 
