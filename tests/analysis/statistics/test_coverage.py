@@ -7,6 +7,7 @@ from scipy import stats
 from vlmlake.analysis.statistics.calibration import brier, expected_calibration_error
 from vlmlake.analysis.statistics.correlation import fisher_interval, pearson, point_biserial
 from vlmlake.analysis.statistics.delong import delong
+from vlmlake.analysis.statistics.means import mean, mean_difference
 from vlmlake.analysis.statistics.paired import paired_drop
 from vlmlake.analysis.statistics.proportions import proportion, wilson
 from vlmlake.analysis.statistics.risk import risk_curve
@@ -64,6 +65,49 @@ def test_point_biserial(images, questions, strength):
         _bounds(point_biserial(*row, image, "x")) for row in zip(values, correct, strict=True) if 0 < row[1].mean() < 1
     ]
     assert 0.90 <= _coverage(truth, intervals) <= 0.99
+
+
+def _levels(rng, image, common=0.5):
+    """Standard normals, of which an image's examples share a part `common` of the variance."""
+    shared = rng.normal(size=(DRAWS, image.max() + 1))[:, image]
+    return np.sqrt(common) * shared + np.sqrt(1 - common) * rng.normal(size=shared.shape)
+
+
+@SIZES
+def test_means_and_only_grouped_ones(images, questions):
+    image = np.repeat(np.arange(images), questions)
+    levels = _levels(np.random.default_rng(10), image)
+    assert 0.90 <= _coverage(0, [_bounds(mean(row, image, "x")) for row in levels]) <= 0.99
+    assert _coverage(0, [_bounds(mean(row, np.arange(len(row)), "x")) for row in levels]) < 0.89
+
+
+@SIZES
+@pytest.mark.parametrize("common", [0.0, 0.8], ids=["own", "shared"])
+def test_differences_of_means(images, questions, common):
+    """Right answers lie 0.5 higher; how many of an image's are right may hang on the image."""
+    rng, image = np.random.default_rng(11), np.repeat(np.arange(images), questions)
+    _, correct = _binary(rng, images, questions, common=common)
+    values = _levels(rng, image) + 0.5 * correct
+    found = [mean_difference(*row, image, "x") for row in zip(values, correct, strict=True)]
+    assert 0.90 <= _coverage(0.5, [_bounds(one) for one in found]) <= 0.99
+
+
+@pytest.mark.parametrize("common", [0.0, 0.5])
+@pytest.mark.parametrize(
+    ("wrong", "of"),
+    [((1, 1), 50), ((2, 2, 2), 50), ((5, 1), 50), ((4, 1, 1), 50), ((1, 2) * 10, 60)],
+    ids=["2 in 2", "6 in 3", "6 in 2", "6 in 3, uneven", "30 in 20"],
+)
+def test_noise_does_not_differ_between_many_right_and_few_wrong_answers(wrong, of, common):
+    """300 examples; `wrong` of them in each of some images."""
+    image = np.repeat(np.arange(of), 300 // of)
+    place = np.arange(300) % (300 // of)
+    correct = (place >= np.pad(wrong, (0, of - len(wrong)))[image]).astype(float)
+    assert (correct == 0).sum() == sum(wrong)
+    noise = _levels(np.random.default_rng(12), image, common)
+    found = [mean_difference(row, correct, image, "x") for row in noise]
+    assert np.mean([one.p_value < 0.05 for one in found]) <= 0.06
+    assert _coverage(0, [_bounds(one) for one in found]) >= 0.94
 
 
 @SIZES
