@@ -64,7 +64,8 @@ def weighted_risks(
 ) -> np.ndarray:
     """Selective risks, AURC and excess AURC of the same n scores under many weightings at once.
 
-    scores, correct: [n]. weights: [k, n], whole numbers: how often each example counts; no row may be 0 everywhere.
+    scores, correct: [n], no NaN, which is not looked for: a score that is NaN would pass for the lowest, an answer that
+    is NaN for a right one. weights: [k, n], whole numbers: how often each example counts; no row may be 0 everywhere.
     Returns [k, coverages + 2], float64. AURC is the mean of the risk over 1, 2, ... N answered of N.
     """
     order = np.argsort(-np.asarray(scores, np.float64), kind="stable")
