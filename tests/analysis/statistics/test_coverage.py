@@ -9,7 +9,7 @@ from vlmlake.analysis.statistics.correlation import fisher_interval, pearson, po
 from vlmlake.analysis.statistics.delong import delong
 from vlmlake.analysis.statistics.means import mean, mean_difference
 from vlmlake.analysis.statistics.paired import paired_drop
-from vlmlake.analysis.statistics.proportions import proportion, wilson
+from vlmlake.analysis.statistics.proportions import proportion, ratio, wilson
 from vlmlake.analysis.statistics.risk import risk_curve
 from vlmlake.analysis.statistics.roc import auroc
 
@@ -120,6 +120,29 @@ def test_auroc_of_two_normals(images, questions):
     rows = list(zip(scores, correct, range(DRAWS), strict=True))
     grouped = [_bounds(auroc(one, right, image, seed)) for one, right, seed in rows]
     assert 0.90 <= _coverage(stats.norm.cdf(np.sqrt(0.5)), grouped) <= 0.99
+
+
+def test_auroc_that_is_often_1():
+    """Four images with wrong answers among 40, 4 standard deviations apart: the area is 1 in many samples."""
+    image, truth = np.repeat(np.arange(40), 3), stats.norm.cdf(4 / np.sqrt(2))
+    correct = (image >= 4).astype(float)
+    found = [
+        auroc(row + 4 * correct, correct, image, seed)
+        for seed, row in enumerate(_levels(np.random.default_rng(13), image))
+    ]
+    assert 0.2 < np.mean([one.value == 1 for one in found]) < 0.8
+    assert _coverage(truth, [_bounds(one) for one in found]) >= 0.90
+
+
+@pytest.mark.parametrize("truth", [0.95, 0.99])
+def test_ratios_that_are_often_1(truth):
+    """Answers right with the same odds, about half of them counted."""
+    rng, image = np.random.default_rng(14), np.repeat(np.arange(32), 2)
+    of = (rng.random((DRAWS, 64)) < 0.5).astype(float)
+    hits = of * (rng.random(of.shape) < truth)
+    found = [ratio(*row, image, seed) for seed, row in enumerate(zip(hits, of, strict=True))]
+    assert np.mean([one.value == 1 for one in found]) > 0.1
+    assert _coverage(truth, [_bounds(one) for one in found]) >= 0.90
 
 
 @pytest.mark.parametrize("n", [120, 480])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import dask
@@ -206,8 +207,8 @@ def _rows(
             yield rest.refusal(f"best_neuron_{site}", "auroc", error, **at)
             continue
         name = f"{site}[{layer}]:{ranked.best}"
-        estimate = auroc(ranked.kept_values, rest.correct, rest.images, seed)
-        yield rest.row(f"best_neuron_{site}", "auroc", estimate, name, **at)
+        estimator = partial(auroc, ranked.kept_values, rest.correct, rest.images, seed)
+        yield rest.estimated(f"best_neuron_{site}", "auroc", estimator, name, **at)
         for ranking, overlap in ranked.overlap.items():
             note = "two halves of the ranking images"
             yield rest.row(f"{ranking}_stability_{site}", "overlap", None, note, value=overlap, **at, at=float(top))

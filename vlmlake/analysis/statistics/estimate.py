@@ -24,6 +24,11 @@ class Estimate:
     p_value: float | None = None
 
 
+def has_spread(found: Estimate) -> bool:
+    """Whether an interval has a width beyond rounding: resamples that are all alike give it none."""
+    return found.high - found.low > ROUNDING * max(1.0, abs(found.value))
+
+
 def require_two_classes(correct: np.ndarray) -> None:
     """Raises VlmlakeError unless there are right (1) and wrong (0) answers, and nothing else."""
     require_binary(correct, "correctness")
