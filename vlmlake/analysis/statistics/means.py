@@ -63,7 +63,7 @@ def means(values: np.ndarray, images: np.ndarray, names: Sequence[str]) -> list[
 
 
 def mean_difference(values: np.ndarray, correct: np.ndarray, images: np.ndarray, name: str) -> Estimate:
-    """Mean over right answers minus mean over wrong ones, with an interval and the two-sided p-value that belongs to it.
+    """Mean over right answers minus mean over wrong ones, with an interval and its two-sided p-value.
 
     values: [n]. correct: [n] of 0 and 1. images: [n]. name: of the metric, for the error. The standard error is the
     jackknife's, which leaves out one image with all its examples, right and wrong (CV3 of MacKinnon, Nielsen and Webb
