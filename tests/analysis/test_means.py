@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from vlmlake.analysis.statistics.means import mean, mean_difference
+from vlmlake.analysis.statistics.means import mean, mean_difference, means
 from vlmlake.errors import VlmlakeError
 
 
@@ -81,6 +81,16 @@ def test_copies_of_an_images_examples_make_no_interval_narrower():
         for two in [mean_difference(np.repeat(values, k), np.repeat(correct, k), np.repeat(images, k), "x")]
     ]
     np.testing.assert_allclose(widths[1], widths[0])
+
+
+@pytest.mark.filterwarnings("error::RuntimeWarning")
+def test_an_infinite_value_is_refused_without_a_warning_and_the_other_columns_keep_their_means():
+    values = np.random.default_rng(0).normal(size=(9, 2))
+    alone = mean(values[:, 1], np.arange(9), "y")
+    values[4, 0] = -np.inf
+    infinite, other = means(values, np.arange(9), ["x", "y"])
+    assert str(infinite) == "x is no number for 1 of 9 examples"
+    assert (other.value, other.low, other.high) == pytest.approx((alone.value, alone.low, alone.high))
 
 
 def test_means_refuse_what_is_no_number_and_a_single_image():

@@ -47,13 +47,14 @@ def means(values: np.ndarray, images: np.ndarray, names: Sequence[str]) -> list[
     require_groups(images)
     values = np.asarray(values, np.float64)
     n = len(values)
+    missing = (~np.isfinite(values)).sum(axis=0)
+    values = np.where(missing, np.nan, values)
     groups, group = np.unique(images, return_inverse=True)
     centre = values.mean(axis=0)
     residuals = group_sums(values - centre, group) / n
     error = np.sqrt(len(groups) / (len(groups) - 1) * (residuals**2).sum(axis=0))
     half = stats.t.ppf(0.5 + CONFIDENCE / 2, len(groups) - 1) * error
     method = STUDENT if len(groups) == n else GROUPED
-    missing = (~np.isfinite(values)).sum(axis=0)
     return [
         VlmlakeError(f"{name} is no number for {lost} of {n} examples")
         if lost
