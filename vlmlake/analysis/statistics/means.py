@@ -69,9 +69,8 @@ def mean_difference(values: np.ndarray, correct: np.ndarray, images: np.ndarray,
     values: [n]. correct: [n] of 0 and 1. images: [n]. name: of the metric, for the error. The standard error is the
     jackknife's, which leaves out one image with all its examples, right and wrong (CV3 of MacKinnon, Nielsen and Webb
     2023, section 3); Student's t with one degree of freedom less than there are images with the rarer answer, as in
-    the conservative two-sample t. With a sandwich's error and the degrees of freedom of all images, noise differs at
-    p < 0.05 in 20 to 90 % of cases where few answers are wrong; so in 6 % or fewer, or where the metric is as skewed as
-    a log-normal and 10 answers are wrong in 13 %.
+    the conservative two-sample t. In 200 to 2,000 draws of normal noise 0 to 6.4 % had p < 0.05, whether 2 of 300
+    answers were wrong or half of them; of noise as skewed as a log-normal with 10 wrong answers 13 %.
 
     Raises VlmlakeError if the metric is constant or no number somewhere, correctness has one class only, a class is
     found in fewer than two images, or no image differs from the others of its class.
