@@ -10,6 +10,7 @@ from tests.analysis.planted_attention import READOUT, WHOLE, planted_attention
 from vlmlake.analysis.attention import AttentionParameters, attention
 from vlmlake.analysis.attention.layers import entropy_change, profile
 from vlmlake.analysis.attention.maps import EXAMPLE_METRICS
+from vlmlake.analysis.attention.updates import image_updates
 from vlmlake.analysis.statistics.bootstrap import bootstrapped_together
 from vlmlake.analysis.statistics.correlation import fisher_interval, point_biserial
 from vlmlake.errors import VlmlakeError
@@ -182,6 +183,21 @@ def test_updates_are_those_of_each_examples_own_prefix():
     np.testing.assert_allclose(found.examples["image_update"], wanted)
     assert found.examples["image_update"].dims == ("example", "layer")
     assert "image_update" not in attention(data.drop_vars("image_update")).examples
+
+
+@pytest.mark.parametrize("array", [WHOLE, READOUT])
+def test_an_example_whose_prefix_is_not_there_is_named_and_gets_no_others(array):
+    data = planted_attention(4, 2, array=array)
+    less = data.isel(prefix=[0, 2, 3])
+    message = "the prefixes of 2 of 8 examples are not in the data: that of planted/random/2 is 11"
+    with pytest.raises(VlmlakeError, match=message):
+        attention(less)
+    with pytest.raises(VlmlakeError, match=message):
+        image_updates(less, ["block_0"])
+    without = less.isel(example=[0, 1, 4, 5, 6, 7])
+    np.testing.assert_array_equal(
+        image_updates(without, ["block_1"]), image_updates(data, ["block_1"])[[0, 1, 4, 5, 6, 7]]
+    )
 
 
 def test_examples_without_an_answer_token_are_left_out_and_counted():

@@ -127,6 +127,9 @@ def test_draws_that_always_agree_get_no_correlation():
     row = found.row(metric="self_consistency", statistic="point_biserial", split="all")
     assert row["value"] is None
     assert row["note"].startswith("4 drawn answers; self_consistency is constant over all 60 examples")
+    area = found.row(metric="self_consistency", statistic="auroc", split="all")
+    assert area["value"] is None
+    assert area["note"].startswith("4 drawn answers; the score is constant over all 60 examples")
 
 
 def test_a_split_without_labels_is_left_out():

@@ -162,3 +162,13 @@ def test_platts_sigmoid_of_scores_that_part_the_classes_is_finite():
     assert np.isfinite([slope, offset]).all()
     with pytest.raises(VlmlakeError, match="1 of 2 scores are no number"):
         platt(np.array([np.nan, 1]), np.array([0, 1]))
+
+
+@pytest.mark.parametrize("size", [1e-23, 1e-30, 1e-42], ids=["few bits", "square 0", "subnormal"])
+def test_a_feature_whose_square_float32_cannot_hold_passes_for_constant(size):
+    features, labels = drawn(60, 5, False, 0.5, 3)
+    training = np.arange(60)[None] < 40
+    small = features * np.array([1, 1, size, 1, 1], np.float32)
+    assert Standardised.of(small, training).scale[0, 2] == 1
+    found, without = (logistic(one, labels[None], training) for one in (small, np.delete(features, 2, axis=1)))
+    np.testing.assert_allclose(found.logits, without.logits, atol=1e-5)

@@ -281,5 +281,16 @@ def test_what_cannot_be_ranked_is_refused_by_name():
     assert row["note"].endswith("mlp_out at block_0 is the same for all examples that rank neurons")
 
 
+def test_a_best_neuron_that_the_kept_images_hold_constant_gets_a_reason():
+    data = planted_states(images=40).compute()
+    kept = neurons(data.chunk()).examples["kept_for_ablation"].values == 1
+    data["mlp_write"].values[kept, 1] = 2
+    found = neurons(data.chunk())
+    row = found.row(metric="best_neuron_mlp_out", layer="block_0")
+    assert row["value"] is None
+    assert "the score is constant over all" in row["note"]
+    assert found.row(metric="best_neuron_mlp_out", layer="block_1")["value"] is not None
+
+
 def test_the_plot_has_a_line_a_site():
     assert len(neurons(planted(images=40)).plot().get_legend_handles_labels()[1]) == 2

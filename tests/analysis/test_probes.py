@@ -201,6 +201,18 @@ def test_a_layer_without_variation_gets_a_reason_instead_of_one_half():
     assert np.isnan(found.examples["probe"].sel(layer="embed", position="prompt_last")).all()
 
 
+def test_a_baseline_without_variation_gets_a_reason_and_leaves_the_others_alone():
+    data = planted_states(images=30, signal_layer="block_1")
+    data["first_log_prob"] = data["first_log_prob"] * 0 - 1.0
+    found = probes(data)
+    for metric, statistic in (("first_log_prob", "auroc"), ("probe_gain", "auroc_difference")):
+        row = found.row(metric=metric, statistic=statistic, split="all", position="prompt_last")
+        assert row["value"] is None
+        assert "is constant over all 180 examples" in row["note"]
+    assert found.row(metric="first_gap", split="all")["value"] is not None
+    assert by_layer(found, "probe")["block_1"]["low"] > 0.8
+
+
 def test_a_layer_that_holds_no_number_is_refused_and_the_others_are_probed():
     data = planted_states(images=30, signal_layer="block_1").compute()
     data["readout_states"].values[7, 1, 0, 2] = np.nan
@@ -274,8 +286,11 @@ def test_aurocs_of_many_scores_are_those_of_each():
     correct, images, strata = np.tile([1.0, 0, 1], 30), np.repeat(np.arange(30), 3), np.repeat(np.arange(3), 30)
     scores = rng.normal(size=(4, 90))
     assert aurocs(scores, correct, images, 3, strata) == [auroc(row, correct, images, 3, strata) for row in scores]
-    with pytest.raises(VlmlakeError, match="the score is no number for 1 of 90 examples"):
-        aurocs(np.where(np.arange(90) == 4, np.nan, scores[:1]), correct, images, 3)
+    scores[1, 4], scores[2] = np.nan, 0.5
+    first, gap, constant, last = aurocs(scores, correct, images, 3, strata)
+    assert [first, last] == aurocs(scores[[0, 3]], correct, images, 3, strata)
+    assert str(gap) == "the score is no number for 1 of 90 examples"
+    assert str(constant).startswith("the score is constant over all 90 examples")
 
 
 def with_image_effects(rng, images, questions, truth):
@@ -307,4 +322,6 @@ def test_the_interval_of_a_gain_is_paired():
     assert (gain.high - gain.low) < 0.3 * (alone.high - alone.low)
     weights = image_weights(images, 0)
     drawn = weighted_auroc(near, correct, weights) - weighted_auroc(scores, correct, weights)
-    assert (gain.low, gain.high) == pytest.approx(tuple(np.quantile(drawn, levels(images))))
+    assert (gain.low, gain.high) == pytest.approx(
+        tuple(np.quantile(drawn, levels(len(np.unique(images[correct == 0])))))
+    )

@@ -7,8 +7,9 @@ from scipy import stats
 from vlmlake.analysis.statistics.calibration import brier, expected_calibration_error
 from vlmlake.analysis.statistics.correlation import fisher_interval, pearson, point_biserial
 from vlmlake.analysis.statistics.delong import delong
+from vlmlake.analysis.statistics.means import mean, mean_difference
 from vlmlake.analysis.statistics.paired import paired_drop
-from vlmlake.analysis.statistics.proportions import proportion, wilson
+from vlmlake.analysis.statistics.proportions import proportion, ratio, wilson
 from vlmlake.analysis.statistics.risk import risk_curve
 from vlmlake.analysis.statistics.roc import auroc
 
@@ -66,6 +67,49 @@ def test_point_biserial(images, questions, strength):
     assert 0.90 <= _coverage(truth, intervals) <= 0.99
 
 
+def _levels(rng, image, common=0.5):
+    """Standard normals, of which an image's examples share a part `common` of the variance."""
+    shared = rng.normal(size=(DRAWS, image.max() + 1))[:, image]
+    return np.sqrt(common) * shared + np.sqrt(1 - common) * rng.normal(size=shared.shape)
+
+
+@SIZES
+def test_means_and_only_grouped_ones(images, questions):
+    image = np.repeat(np.arange(images), questions)
+    levels = _levels(np.random.default_rng(10), image)
+    assert 0.90 <= _coverage(0, [_bounds(mean(row, image, "x")) for row in levels]) <= 0.99
+    assert _coverage(0, [_bounds(mean(row, np.arange(len(row)), "x")) for row in levels]) < 0.89
+
+
+@SIZES
+@pytest.mark.parametrize("common", [0.0, 0.8], ids=["own", "shared"])
+def test_differences_of_means(images, questions, common):
+    """Right answers lie 0.5 higher; how many of an image's are right may hang on the image."""
+    rng, image = np.random.default_rng(11), np.repeat(np.arange(images), questions)
+    _, correct = _binary(rng, images, questions, common=common)
+    values = _levels(rng, image) + 0.5 * correct
+    found = [mean_difference(*row, image, "x") for row in zip(values, correct, strict=True)]
+    assert 0.90 <= _coverage(0.5, [_bounds(one) for one in found]) <= 0.99
+
+
+@pytest.mark.parametrize("common", [0.0, 0.5])
+@pytest.mark.parametrize(
+    ("wrong", "of"),
+    [((1, 1), 50), ((2, 2, 2), 50), ((5, 1), 50), ((4, 1, 1), 50), ((1, 2) * 10, 60)],
+    ids=["2 in 2", "6 in 3", "6 in 2", "6 in 3, uneven", "30 in 20"],
+)
+def test_noise_does_not_differ_between_many_right_and_few_wrong_answers(wrong, of, common):
+    """300 examples; `wrong` of them in each of some images."""
+    image = np.repeat(np.arange(of), 300 // of)
+    place = np.arange(300) % (300 // of)
+    correct = (place >= np.pad(wrong, (0, of - len(wrong)))[image]).astype(float)
+    assert (correct == 0).sum() == sum(wrong)
+    noise = _levels(np.random.default_rng(12), image, common)
+    found = [mean_difference(row, correct, image, "x") for row in noise]
+    assert np.mean([one.p_value < 0.05 for one in found]) <= 0.06
+    assert _coverage(0, [_bounds(one) for one in found]) >= 0.94
+
+
 @SIZES
 def test_auroc_of_two_normals(images, questions):
     """Each image moves its scores together: two classes of standard deviation 1 that are 1 apart."""
@@ -76,6 +120,29 @@ def test_auroc_of_two_normals(images, questions):
     rows = list(zip(scores, correct, range(DRAWS), strict=True))
     grouped = [_bounds(auroc(one, right, image, seed)) for one, right, seed in rows]
     assert 0.90 <= _coverage(stats.norm.cdf(np.sqrt(0.5)), grouped) <= 0.99
+
+
+def test_auroc_that_is_often_1():
+    """Four images with wrong answers among 40, 4 standard deviations apart: the area is 1 in many samples."""
+    image, truth = np.repeat(np.arange(40), 3), stats.norm.cdf(4 / np.sqrt(2))
+    correct = (image >= 4).astype(float)
+    found = [
+        auroc(row + 4 * correct, correct, image, seed)
+        for seed, row in enumerate(_levels(np.random.default_rng(13), image))
+    ]
+    assert 0.2 < np.mean([one.value == 1 for one in found]) < 0.8
+    assert _coverage(truth, [_bounds(one) for one in found]) >= 0.90
+
+
+@pytest.mark.parametrize("truth", [0.95, 0.99])
+def test_ratios_that_are_often_1(truth):
+    """Answers right with the same odds, about half of them counted."""
+    rng, image = np.random.default_rng(14), np.repeat(np.arange(32), 2)
+    of = (rng.random((DRAWS, 64)) < 0.5).astype(float)
+    hits = of * (rng.random(of.shape) < truth)
+    found = [ratio(*row, image, seed) for seed, row in enumerate(zip(hits, of, strict=True))]
+    assert np.mean([one.value == 1 for one in found]) > 0.1
+    assert _coverage(truth, [_bounds(one) for one in found]) >= 0.90
 
 
 @pytest.mark.parametrize("n", [120, 480])

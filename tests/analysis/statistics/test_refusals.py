@@ -11,7 +11,7 @@ from vlmlake.analysis.statistics.multiple import holm
 from vlmlake.analysis.statistics.paired import mcnemar, paired_drop
 from vlmlake.analysis.statistics.proportions import proportion, ratio, wilson
 from vlmlake.analysis.statistics.risk import risk_curve
-from vlmlake.analysis.statistics.roc import auroc
+from vlmlake.analysis.statistics.roc import auroc, auroc_gain, aurocs
 from vlmlake.errors import VlmlakeError
 
 X = np.arange(9.0)
@@ -43,6 +43,17 @@ NONE = np.array([])
         (lambda: auroc(X, HALF, ONE, 0), "1 images, expected at least 2"),
         (lambda: auroc(X, HALF, OWN[:7], 0), "9 scores, 9 labels, 7 images"),
         (lambda: auroc(X, (X == 3).astype(float), OWN, 0), "no value on 3.. of 1000 resamples"),
+        (lambda: auroc(np.ones(9), HALF, OWN, 0), "the score is constant over all 9"),
+        (lambda: auroc(X // 3, HALF, OWN, 0, X // 3), "the score is constant in every fold that holds right and wrong"),
+        (lambda: auroc(X, HALF, OWN, 0, HALF), "no fold holds right and wrong answers together"),
+        (lambda: auroc(X, HALF, OWN, 0, X[:4]), "9 labels, 4 strata"),
+        (lambda: auroc_gain(np.ones(9), X, HALF, OWN, 0), "the score is constant over all 9"),
+        (lambda: auroc_gain(X, np.ones(9), HALF, OWN, 0), "the score that it is compared with is constant over all 9"),
+        (lambda: auroc_gain(GAP, X, HALF, OWN, 0), "the score is no number for 1 of 9"),
+        (lambda: auroc_gain(X, GAP, HALF, OWN, 0), "the score that it is compared with is no number for 1 of 9"),
+        (lambda: auroc_gain(X, X[:7], HALF, OWN, 0), "9 scores, 7 others, 9 labels, 9 images"),
+        (lambda: auroc_gain(X, -X, np.ones(9), OWN, 0), "9 of 9 answers are right"),
+        (lambda: auroc_gain(X, -X, HALF, ONE, 0), "1 images, expected at least 2"),
         (lambda: delong(X, np.ones(9)), "9 of 9 answers are right"),
         (lambda: delong(X, (X == 3).astype(float)), "1 right and 8 wrong answers: expected at least 2 of each"),
         (lambda: delong(X, (X > 3).astype(float)), "do not overlap"),
@@ -52,6 +63,7 @@ NONE = np.array([])
         (lambda: proportion(X, OWN), "what is counted is neither 0 nor 1 for 7 of 9"),
         (lambda: ratio(HALF, np.zeros(9), OWN, 0), "no value on these examples"),
         (lambda: ratio(NONE, NONE, NONE, 0), "no examples"),
+        (lambda: ratio(2 * X[1:], X[1:], OWN[1:], 0), "the ratio is 2 in all resamples of the images: no share"),
         (lambda: paired_drop(HALF, HALF[:5], OWN), "9 before, 5 after, 9 images"),
         (lambda: paired_drop(NONE, NONE, NONE), "the answers before of no examples"),
         (lambda: paired_drop(HALF, np.where(X == 2, np.nan, HALF), OWN), "the answers after is neither 0 nor 1 for 1"),
@@ -87,3 +99,41 @@ def test_a_share_without_a_miss_counts_images_not_examples():
     found = proportion(np.ones(40), np.repeat(np.arange(10), 4))
     assert (found.value, found.high) == (1, 1)
     assert found.low == pytest.approx(wilson(10, 10)[0])
+
+
+def test_of_many_scores_those_that_vary_have_an_area():
+    found = aurocs(np.stack([X, np.ones(9), GAP]), HALF, OWN, 0)
+    assert found[0] == auroc(X, HALF, OWN, 0)
+    assert [isinstance(one, VlmlakeError) for one in found] == [False, True, True]
+
+
+TRIPLES = np.repeat(np.arange(20), 3)
+FEW_WRONG = np.where(np.isin(TRIPLES, (0, 1, 2, 3)), 0.0, 1.0)
+
+
+@pytest.mark.parametrize(("scores", "value"), [(FEW_WRONG, 1), (-FEW_WRONG, 0)])
+def test_classes_that_do_not_overlap_have_an_interval_of_the_rarer_ones_images(scores, value):
+    found = auroc(scores, FEW_WRONG, TRIPLES, 0)
+    assert (found.value, found.interval) == (value, "Wilson, fewest images of a class")
+    assert (found.low, found.high) == pytest.approx(wilson(value * 4, 4))
+
+
+def test_only_images_that_are_compared_count_for_classes_that_do_not_overlap():
+    """Of the four images with wrong answers two lie in a fold of their own."""
+    found = auroc(FEW_WRONG, FEW_WRONG, TRIPLES, 0, np.isin(TRIPLES, (0, 1)))
+    assert (found.low, found.high) == pytest.approx(wilson(2, 2))
+
+
+def test_two_scores_that_both_tell_all_have_no_gain_but_an_interval():
+    found = auroc_gain(FEW_WRONG, 2 * FEW_WRONG, FEW_WRONG, TRIPLES, 0)
+    assert (found.value, found.interval) == (0, "Wilson, fewest images of a class")
+    assert found.high == -found.low == pytest.approx(wilson(0, 4)[1])
+
+
+@pytest.mark.parametrize(("hits", "value"), [(np.ones(20), 1), (np.zeros(20), 0)])
+def test_a_ratio_without_spread_counts_the_images_with_a_denominator(hits, value):
+    of, images = np.arange(20) % 2, np.arange(20) // 4
+    of[images == 0] = 0
+    found = ratio(hits * of, of, images, 0)
+    assert (found.value, found.interval) == (value, "Wilson, images counted")
+    assert (found.low, found.high) == pytest.approx(wilson(value * 4, 4))

@@ -12,6 +12,7 @@ import xarray as xr
 
 from vlmlake.analysis.attention.clusters import Grids
 from vlmlake.analysis.attention.maps import ANSWER, EXAMPLE_METRICS, HEAD_METRICS, PROMPT_LAST, last_maps, numbers
+from vlmlake.analysis.attention.prefixes import prefix_places
 from vlmlake.analysis.attention.rows import LAST, Piece
 from vlmlake.analysis.blocks import computed, example_pieces
 from vlmlake.analysis.contract import kept_array
@@ -107,7 +108,7 @@ class _Rows:
             role=tokens["prefix_token_role"].values,
             row=tokens["image_row"].values,
             column=tokens["image_column"].values,
-            prefix=data.indexes["prefix"].get_indexer(data["prefix_of"].values),
+            prefix=prefix_places(data),
         )
 
     @property

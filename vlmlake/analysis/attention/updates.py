@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 import xarray as xr
 
+from vlmlake.analysis.attention.prefixes import prefix_places
+
 IMAGE_UPDATE = "image_update"
 
 
@@ -15,9 +17,11 @@ def image_updates(data: xr.Dataset, layers: Sequence[str]) -> np.ndarray | None:
 
     Examples that continue one prefix have equal numbers: where the image cannot see the question, all of an image's.
     Returns [n, L], float64, over these blocks; None if the run keeps none.
+
+    Raises VlmlakeError if an example's prefix is not there.
     """
     if IMAGE_UPDATE not in data:
         return None
     of_prefix = data[IMAGE_UPDATE].sel(layer=list(layers)).transpose("prefix", "layer").values.astype(np.float64)
-    updates: np.ndarray = of_prefix[data.indexes["prefix"].get_indexer(data["prefix_of"].values)]
+    updates: np.ndarray = of_prefix[prefix_places(data)]
     return updates

@@ -71,7 +71,7 @@ class Curve:
         """
         try:
             value, draws = drawn(of, self.images, seed)
-            estimate = percentiles(value, draws, self.images)
+            estimate = percentiles(value, draws, len(np.unique(self.images)))
         except VlmlakeError as error:
             return self.chosen.refusal(metric, statistic, error)
         none = float(np.isnan(draws).mean())

@@ -206,7 +206,9 @@ class _Position:
         scores = np.array([scored.shuffled for scored in self.there.values()])
         estimates = aurocs(scores, self.plan.shuffled, self.chosen.images, self.seed, self.plan.shuffled_strata)
         return [
-            self.chosen.row("probe_shuffled", "auroc", estimate, position=self.position, layer=layer)
+            self.chosen.refusal("probe_shuffled", "auroc", estimate, position=self.position, layer=layer)
+            if isinstance(estimate, VlmlakeError)
+            else self.chosen.row("probe_shuffled", "auroc", estimate, position=self.position, layer=layer)
             for layer, estimate in zip(self.there, estimates, strict=True)
         ]
 

@@ -80,11 +80,20 @@ def _estimates(
     try:
         areas = iter(aurocs(plain, part.correct, part.images, seed, folds))
         return [
-            next(areas) if other is None else auroc_gain(values, other, part.correct, part.images, seed, folds)
+            next(areas) if other is None else _gain(values, other, part, folds, seed)
             for values, other in zip(given, against, strict=True)
         ]
     except VlmlakeError as error:
         return [error] * len(given)
+
+
+def _gain(
+    values: np.ndarray, other: np.ndarray, part: Population, folds: np.ndarray, seed: int
+) -> Estimate | VlmlakeError:
+    try:
+        return auroc_gain(values, other, part.correct, part.images, seed, folds)
+    except VlmlakeError as error:
+        return error
 
 
 def _parts(data: xr.Dataset, chosen: Population, folds: np.ndarray) -> list[tuple[str, Population]]:

@@ -26,8 +26,8 @@ class Standardised:
     """Features that k training parts share.
 
     centred: [n, d], float32, the features less (about) their mean over all rows. mean, scale: [k, d], float32, of the
-    centred features over the rows of each part; a feature that is constant there has scale 1, as in
-    sklearn.preprocessing.StandardScaler.
+    centred features over the rows of each part; a feature that is constant there, or whose variance is below float32's
+    smallest normal number, has scale 1, as in sklearn.preprocessing.StandardScaler.
     """
 
     centred: np.ndarray
@@ -50,6 +50,8 @@ class Standardised:
             flat = np.flatnonzero(variance[part] <= least)
             columns = centred[np.ix_(chosen, flat)].astype(np.float64)
             variance[part, flat] = np.where(np.ptp(columns, axis=0) > 0, columns.var(axis=0), 1)
+        # A square that float32 rounds to 0, or to a few bits, is no scale.
+        variance[variance < np.finfo(np.float32).tiny] = 1
         return cls(centred, mean[:-1], np.sqrt(variance[:-1]))
 
     def logits(self, weights: np.ndarray, intercepts: np.ndarray, parts: np.ndarray) -> np.ndarray:

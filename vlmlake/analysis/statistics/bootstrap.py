@@ -36,20 +36,23 @@ def image_weights(images: np.ndarray, seed: int, resamples: int = RESAMPLES) -> 
     return weights
 
 
-def bootstrapped(statistic: Weighted, images: np.ndarray, seed: int, resamples: int = RESAMPLES) -> Estimate:
+def bootstrapped(
+    statistic: Weighted, images: np.ndarray, seed: int, resamples: int = RESAMPLES, groups: int | None = None
+) -> Estimate:
     """A statistic of weighted examples with its percentile interval (Efron and Tibshirani 1993, section 13.3), at
     `levels`.
 
-    statistic: takes weights [k, n] and returns [k], NaN where a resample has no value.
+    statistic: takes weights [k, n] and returns [k], NaN where a resample has no value. groups: as of `levels`, where it
+    is not the number of all images.
 
     Raises VlmlakeError for fewer than two images, if the statistic has no value on the examples themselves, or none in
     more than MOST_WITHOUT of the resamples.
     """
-    return percentiles(*drawn(statistic, images, seed, resamples), images)
+    return percentiles(*drawn(statistic, images, seed, resamples), groups or len(np.unique(images)))
 
 
 def bootstrapped_together(
-    statistics: Weighted, images: np.ndarray, seed: int, resamples: int = RESAMPLES
+    statistics: Weighted, images: np.ndarray, seed: int, resamples: int = RESAMPLES, groups: int | None = None
 ) -> list[Estimate | VlmlakeError]:
     """As `bootstrapped`, m statistics of the same resamples; in place of one that is refused, the error.
 
@@ -61,7 +64,7 @@ def bootstrapped_together(
     found: list[Estimate | VlmlakeError] = []
     for value, column in zip(values, draws.T, strict=True):
         try:
-            found.append(percentiles(value, column, images))
+            found.append(percentiles(value, column, groups or len(np.unique(images))))
         except VlmlakeError as error:
             found.append(error)
     return found
@@ -85,20 +88,20 @@ def drawn(
     return value, np.concatenate(pieces)
 
 
-def levels(images: np.ndarray) -> tuple[float, float]:
-    """The levels of the lower and the upper percentile for as many images as there are.
+def levels(groups: int) -> tuple[float, float]:
+    """The levels of the lower and the upper percentile for so many images, of which a statistic of two classes has as
+    many as the class that is found in fewer of them. groups: at least 2.
 
     Resamples of G images spread less than samples do, by (G - 1) / G, and know their spread only so well: the levels
     are those of sqrt(G / (G - 1)) times Student's t with G - 1 degrees of freedom (Hesterberg 2015, "What teachers
     should know about the bootstrap", expanded percentiles).
     """
-    groups = len(np.unique(images))
     reach = np.sqrt(groups / (groups - 1)) * stats.t.ppf(0.5 + CONFIDENCE / 2, groups - 1)
     return float(stats.norm.cdf(-reach)), float(stats.norm.cdf(reach))
 
 
-def percentiles(value: np.ndarray | float, values: np.ndarray, images: np.ndarray) -> Estimate:
-    """The percentile interval of one statistic. value: on the examples; values: [resamples].
+def percentiles(value: np.ndarray | float, values: np.ndarray, groups: int) -> Estimate:
+    """The percentile interval of one statistic. value: on the examples; values: [resamples]; groups: as of `levels`.
 
     Raises VlmlakeError where `value` is NaN, or more than MOST_WITHOUT of `values` are.
     """
@@ -110,7 +113,7 @@ def percentiles(value: np.ndarray | float, values: np.ndarray, images: np.ndarra
             f"the statistic has no value on {without} of {len(values)} resamples of the images: what it compares is "
             "found in too few of them"
         )
-    low, high = np.nanquantile(values, levels(images))
+    low, high = np.nanquantile(values, levels(groups))
     return Estimate(float(value), float(low), float(high), BY_IMAGE)
 
 

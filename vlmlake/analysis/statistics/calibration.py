@@ -30,7 +30,11 @@ def brier(probabilities: np.ndarray, correct: np.ndarray, images: np.ndarray, se
 
 
 def weighted_brier(probabilities: np.ndarray, correct: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Brier score of the same n probabilities under many weightings. weights: [k, n]. Returns [k], float64."""
+    """Brier score of the same n probabilities under many weightings.
+
+    probabilities, correct: [n], no NaN, which is not looked for: one makes all scores NaN. weights: [k, n], no row 0
+    everywhere. Returns [k], float64.
+    """
     squares = (np.asarray(probabilities, np.float64) - correct) ** 2
     found: np.ndarray = weights @ squares / weights.sum(axis=1)
     return found
@@ -53,7 +57,7 @@ def expected_calibration_error(
     _require_probabilities(probabilities, correct, images)
     gaps, moved = drawn(lambda weights: weighted_gaps(probabilities, correct, weights, bins), images, seed)
     value = float(np.abs(gaps).sum())
-    upper = levels(images)[1]
+    upper = levels(len(np.unique(images)))[1]
     noise, high = (np.quantile(np.abs(part).sum(axis=1), upper) for part in (moved - gaps, moved))
     return Estimate(value, float(max(0.0, value - noise)), float(max(value, high)), OF_BINS)
 
@@ -61,7 +65,8 @@ def expected_calibration_error(
 def weighted_gaps(probabilities: np.ndarray, correct: np.ndarray, weights: np.ndarray, bins: int = BINS) -> np.ndarray:
     """What each bin adds to the calibration error, with its sign, under many weightings: overconfidence is above 0.
 
-    weights: [k, n]. Returns [k, bins], float64.
+    probabilities, correct: [n], no NaN, which is not looked for: one makes a whole bin NaN. weights: [k, n], no row 0
+    everywhere. Returns [k, bins], float64.
     """
     bin_of = np.searchsorted(np.linspace(0, 1, bins + 1)[1:-1], probabilities, side="left")
     gaps = np.zeros((len(bin_of), bins))

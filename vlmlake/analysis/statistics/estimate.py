@@ -24,6 +24,11 @@ class Estimate:
     p_value: float | None = None
 
 
+def has_spread(found: Estimate) -> bool:
+    """Whether an interval has a width beyond rounding: resamples that are all alike give it none."""
+    return found.high - found.low > ROUNDING * max(1.0, abs(found.value))
+
+
 def require_two_classes(correct: np.ndarray) -> None:
     """Raises VlmlakeError unless there are right (1) and wrong (0) answers, and nothing else."""
     require_binary(correct, "correctness")
@@ -69,3 +74,19 @@ def require_groups(images: np.ndarray, least: int = 2) -> None:
     there = len(np.unique(images))
     if there < least:
         raise VlmlakeError(f"{there} images, expected at least {least}: an interval needs images to compare")
+
+
+def require_groups_of_classes(correct: np.ndarray, images: np.ndarray, least: int = 2) -> int:
+    """How many images the rarer answer, right or wrong, is found in.
+
+    correct: [n] of 0 and 1, both there. images: [n].
+
+    Raises VlmlakeError for fewer of them than `least`.
+    """
+    found = {name: len(np.unique(images[correct == one])) for one, name in ((1, "right"), (0, "wrong"))}
+    name = min(found, key=lambda one: found[one])
+    if found[name] < least:
+        raise VlmlakeError(
+            f"{found[name]} images with {name} answers, expected at least {least}: an interval needs images to compare"
+        )
+    return found[name]

@@ -9,8 +9,11 @@ from scipy import stats
 
 from vlmlake.analysis.statistics.estimate import (
     CONFIDENCE,
+    ROUNDING,
     Estimate,
+    require_aligned,
     require_groups,
+    require_groups_of_classes,
     require_two_classes,
     require_varying,
 )
@@ -18,6 +21,7 @@ from vlmlake.errors import VlmlakeError
 
 STUDENT = "Student t"
 GROUPED = "Student t, images as groups"
+JACKKNIFE = "Student t, jackknife of images"
 
 
 def mean(values: np.ndarray, images: np.ndarray, name: str) -> Estimate:
@@ -43,13 +47,14 @@ def means(values: np.ndarray, images: np.ndarray, names: Sequence[str]) -> list[
     require_groups(images)
     values = np.asarray(values, np.float64)
     n = len(values)
+    missing = (~np.isfinite(values)).sum(axis=0)
+    values = np.where(missing, np.nan, values)
     groups, group = np.unique(images, return_inverse=True)
     centre = values.mean(axis=0)
     residuals = group_sums(values - centre, group) / n
     error = np.sqrt(len(groups) / (len(groups) - 1) * (residuals**2).sum(axis=0))
     half = stats.t.ppf(0.5 + CONFIDENCE / 2, len(groups) - 1) * error
     method = STUDENT if len(groups) == n else GROUPED
-    missing = (~np.isfinite(values)).sum(axis=0)
     return [
         VlmlakeError(f"{name} is no number for {lost} of {n} examples")
         if lost
@@ -59,25 +64,32 @@ def means(values: np.ndarray, images: np.ndarray, names: Sequence[str]) -> list[
 
 
 def mean_difference(values: np.ndarray, correct: np.ndarray, images: np.ndarray, name: str) -> Estimate:
-    """Mean over right answers minus mean over wrong ones, with the cluster-robust interval and its two-sided p-value.
+    """Mean over right answers minus mean over wrong ones, with an interval and its two-sided p-value.
 
-    values: [n]. correct: [n] of 0 and 1. images: [n]; right and wrong answers of one image count together (the delta
-    method over clusters; statsmodels' OLS with cov_type="cluster", but for its factor (n - 1) / (n - 2)). name: of the
-    metric, for the error.
+    values: [n]. correct: [n] of 0 and 1. images: [n]. name: of the metric, for the error. The standard error is the
+    jackknife's, which leaves out one image with all its examples, right and wrong (CV3 of MacKinnon, Nielsen and Webb
+    2023, section 3); Student's t with one degree of freedom less than there are images with the rarer answer, as in
+    the conservative two-sample t. In 200 to 2,000 draws of normal noise 0 to 6.4 % had p < 0.05, whether 2 of 300
+    answers were wrong or half of them; of noise as skewed as a log-normal with 10 wrong answers 13 %.
 
-    Raises VlmlakeError if the metric is constant or no number somewhere, correctness has one class only or there are
-    fewer than two images.
+    Raises VlmlakeError if the metric is constant or no number somewhere, correctness has one class only, a class is
+    found in fewer than two images, or no image differs from the others of its class.
     """
+    require_aligned(values=values, labels=correct, images=images)
     require_varying(values, name)
     require_two_classes(correct)
     values, right = np.asarray(values, np.float64), np.asarray(correct) == 1
-    means = values[right].mean(), values[~right].mean()
-    difference = float(means[0] - means[1])
-    influence = np.where(right, (values - means[0]) / right.sum(), -(values - means[1]) / (~right).sum())
-    error, degrees, method = _clustered(influence, images)
-    half = stats.t.ppf(0.5 + CONFIDENCE / 2, degrees) * error
-    p_value = float(2 * stats.t.sf(abs(difference) / error, degrees)) if error > 0 else 0.0
-    return Estimate(difference, difference - half, difference + half, method, p_value)
+    fewest = require_groups_of_classes(correct, images)
+    _, group = np.unique(images, return_inverse=True)
+    groups = int(group.max()) + 1
+    difference = float(values[right].mean() - values[~right].mean())
+    moved = _without_each(values[right], group[right], groups) - _without_each(values[~right], group[~right], groups)
+    error = float(np.sqrt((groups - 1) / groups * (moved**2).sum()))
+    if error <= ROUNDING * np.abs(values).max():
+        raise VlmlakeError(f"{name} differs between right and wrong answers alone: without spread there is no interval")
+    half = stats.t.ppf(0.5 + CONFIDENCE / 2, fewest - 1) * error
+    p_value = float(2 * stats.t.sf(abs(difference) / error, fewest - 1))
+    return Estimate(difference, float(difference - half), float(difference + half), JACKKNIFE, p_value)
 
 
 def group_sums(values: np.ndarray, group: np.ndarray) -> np.ndarray:
@@ -88,10 +100,8 @@ def group_sums(values: np.ndarray, group: np.ndarray) -> np.ndarray:
     return sums
 
 
-def _clustered(influence: np.ndarray, images: np.ndarray) -> tuple[float, int, str]:
-    """Standard error of a statistic whose influences are given, its degrees of freedom, the interval's method."""
-    require_groups(images)
-    groups, group = np.unique(images, return_inverse=True)
-    count = len(groups)
-    error = np.sqrt(count / (count - 1) * (np.bincount(group, influence) ** 2).sum())
-    return float(error), count - 1, STUDENT if count == len(influence) else GROUPED
+def _without_each(values: np.ndarray, group: np.ndarray, groups: int) -> np.ndarray:
+    """[groups], by how much the mean of values [n] moves when each group is left out; 0 for one that holds none."""
+    residuals = np.bincount(group, values - values.mean(), minlength=groups)
+    moved: np.ndarray = residuals / (np.bincount(group, minlength=groups) - len(values))
+    return moved

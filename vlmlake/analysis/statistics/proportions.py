@@ -9,6 +9,7 @@ from vlmlake.analysis.statistics.bootstrap import bootstrapped
 from vlmlake.analysis.statistics.estimate import (
     CONFIDENCE,
     Estimate,
+    has_spread,
     require_aligned,
     require_binary,
     require_groups,
@@ -18,6 +19,7 @@ from vlmlake.errors import VlmlakeError
 
 WILSON = "Wilson"
 GROUPED = "Wilson, effective n of images as groups"
+NO_SPREAD = "Wilson, images counted"
 
 
 def wilson(successes: float, n: float, confidence: float = CONFIDENCE) -> tuple[float, float]:
@@ -73,10 +75,12 @@ def ratio(counted: np.ndarray, of: np.ndarray, images: np.ndarray, seed: int) ->
     """Sum of one column over the sum of another, with a percentile interval from resampled images.
 
     counted, of: [n], numbers of 0 or more. images: [n], the image of each example. Precision is true positives over
-    predicted ones, F1 twice the true positives over the predicted and the actual ones together.
+    predicted ones, F1 twice the true positives over the predicted and the actual ones together. Where all resamples are
+    alike, as when precision is 1, they tell nothing of how the ratio varies: the interval is Wilson's for as many
+    trials as images are counted, those whose denominator is above 0.
 
-    Raises VlmlakeError for no examples, a NaN, fewer than two images, or where the denominator is 0 in the examples or
-    in too many resamples.
+    Raises VlmlakeError for no examples, a NaN, fewer than two images, where the denominator is 0 in the examples or in
+    too many resamples, or where all resamples are alike and the ratio is no share.
     """
     require_aligned(counted=counted, of=of, images=images)
     require_numbers(counted, "what is counted")
@@ -87,4 +91,10 @@ def ratio(counted: np.ndarray, of: np.ndarray, images: np.ndarray, seed: int) ->
         found: np.ndarray = np.divide(above, below, out=np.full(len(weights), np.nan), where=below > 0)
         return found
 
-    return bootstrapped(weighted, images, seed)
+    found = bootstrapped(weighted, images, seed)
+    if has_spread(found):
+        return found
+    if not 0 <= found.value <= 1:
+        raise VlmlakeError(f"the ratio is {found.value:g} in all resamples of the images: no share, and no interval")
+    trials = len(np.unique(images[of > 0]))
+    return Estimate(found.value, *wilson(found.value * trials, trials), NO_SPREAD)

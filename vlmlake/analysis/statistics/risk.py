@@ -53,7 +53,7 @@ def risk_curve(
     if not all(0 < coverage <= 1 for coverage in coverages):
         raise VlmlakeError(f"coverages are {list(coverages)}: expected shares above 0, at most 1")
     value, values = drawn(lambda weights: weighted_risks(scores, correct, weights, coverages), images, seed)
-    estimates = [percentiles(one, many, images) for one, many in zip(value, values.T, strict=True)]
+    estimates = [percentiles(one, many, len(np.unique(images))) for one, many in zip(value, values.T, strict=True)]
     *risks, aurc, excess = estimates
     bounded = [_bounded(risk, scores, images, coverage) for risk, coverage in zip(risks, coverages, strict=True)]
     return RiskCurve(tuple(coverages), tuple(bounded), aurc, excess)
@@ -64,7 +64,8 @@ def weighted_risks(
 ) -> np.ndarray:
     """Selective risks, AURC and excess AURC of the same n scores under many weightings at once.
 
-    scores, correct: [n]. weights: [k, n], whole numbers: how often each example counts; no row may be 0 everywhere.
+    scores, correct: [n], no NaN, which is not looked for: a score that is NaN would pass for the lowest, an answer that
+    is NaN for a right one. weights: [k, n], whole numbers: how often each example counts; no row may be 0 everywhere.
     Returns [k, coverages + 2], float64. AURC is the mean of the risk over 1, 2, ... N answered of N.
     """
     order = np.argsort(-np.asarray(scores, np.float64), kind="stable")
