@@ -8,6 +8,7 @@ from vlmlake.analysis.attention import AttentionParameters, image_maps
 from vlmlake.analysis.contract import Analysis, Source, dataset_of
 from vlmlake.analysis.population import population
 from vlmlake.analysis.probes.one_probe import DEFAULTS, FoldParameters, OneProbeResult, one_probe
+from vlmlake.analysis.probes.out_of_fold import design
 from vlmlake.analysis.rules import DEFAULT_RULE
 from vlmlake.errors import VlmlakeError
 from vlmlake.store_schema.schema import PROMPT_LAST
@@ -28,8 +29,9 @@ def attention_probe(
     """
     data = dataset_of(source)
     chosen = population(data, rule=rule)
+    plan = design(chosen.correct, chosen.images, parameters.folds, parameters.inner_folds, seed)
     maps = image_maps(data, AttentionParameters().row_sum_tolerance).values[chosen.places]
-    return one_probe(data, chosen, flat_maps(maps), "attention_probe", seed, parameters)
+    return one_probe(data, chosen, flat_maps(maps), "attention_probe", plan, seed)
 
 
 def flat_maps(maps: np.ndarray) -> np.ndarray:

@@ -11,7 +11,7 @@ import xarray as xr
 
 from vlmlake.analysis.blocks import computed
 from vlmlake.analysis.population import ALL_SPLITS, Population
-from vlmlake.analysis.probes.out_of_fold import design, out_of_fold
+from vlmlake.analysis.probes.out_of_fold import Design, out_of_fold, out_of_fold_apart
 from vlmlake.analysis.probes.scores import Score, score_rows, spread
 from vlmlake.analysis.result import Result, new_axes, result_table
 from vlmlake.store_schema.schema import PROMPT_LAST
@@ -59,19 +59,21 @@ def one_probe(
     chosen: Population,
     features: np.ndarray,
     metric: str,
+    plan: Design,
     seed: int,
-    parameters: FoldParameters,
     note: str | None = None,
 ) -> OneProbeResult:
-    """Rows and calibrated probabilities of an L2 logistic regression on features [n, d] of a pooled population.
+    """Rows and calibrated probabilities of an L2 logistic regression on features of a pooled population.
+
+    features: [n, d], or [folds, n, d] where each outer fold of the plan has its own. seed: of the intervals.
 
     Rows, at prompt_last, pooled and in each split: `metric` and `first_log_prob`, statistic `auroc`, on the same folds;
     `<metric>_gain` over it, statistic `auroc_difference`. Per example: `metric`, the probability of being right.
 
-    Raises VlmlakeError for a single class, fewer images than folds, too few errors, or a feature that is no number.
+    Raises VlmlakeError for too few errors, or a feature that is no number.
     """
-    plan = design(chosen.correct, chosen.images, parameters.folds, parameters.inner_folds, seed)
-    (scored,) = computed([dask.delayed(out_of_fold)(features, plan)])  # type: ignore[attr-defined]
+    solve = out_of_fold_apart if features.ndim == 3 else out_of_fold
+    (scored,) = computed([dask.delayed(solve)(features, plan)])  # type: ignore[attr-defined]
     log_prob = chosen.data["first_log_prob"].values
     scores = [
         Score(metric, scored.logits, PROMPT_LAST, note=note),

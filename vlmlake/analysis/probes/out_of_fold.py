@@ -30,6 +30,10 @@ class Design:
     shuffled: np.ndarray | None = None
     shuffled_folds: tuple[Fold, ...] = ()
 
+    def only(self, fold: int) -> Design:
+        """What trains and tests one of the outer folds."""
+        return Design(self.correct, (self.folds[fold],), (self.inner[fold],))
+
     @property
     def strata(self) -> np.ndarray:
         """[n], the fold that tests each example."""
@@ -66,11 +70,13 @@ class Scored:
     """What regressions say of examples that they were not trained on.
 
     logits: [n], float64. probabilities: [n], after Platt's sigmoid, fitted on the inner out-of-fold logits of the
-    training part. inner_auroc: [folds], of those inner logits. shuffled: [n], logits of the shuffled-label baseline.
+    training part. inner_probabilities: [folds, n], those inner logits after the same sigmoid, NaN at the examples that
+    the fold tests. inner_auroc: [folds], of the inner logits. shuffled: [n], logits of the shuffled-label baseline.
     """
 
     logits: np.ndarray
     probabilities: np.ndarray
+    inner_probabilities: np.ndarray
     inner_auroc: np.ndarray
     shuffled: np.ndarray | None = None
 
@@ -92,7 +98,8 @@ def out_of_fold(features: np.ndarray, plan: Design) -> Scored:
         labels[len(cuts) - len(plan.shuffled_folds) :] = plan.shuffled
     found = iter(logistic(features, labels, training).logits.astype(np.float64))
     logits = _tested(plan.folds, [next(found) for _ in plan.folds])
-    probabilities, quality = np.empty(n), np.empty(len(plan.folds))
+    probabilities, quality = np.full(n, np.nan), np.empty(len(plan.folds))
+    inside = np.full((len(plan.folds), n), np.nan)
     for number, ((train, test), inner) in enumerate(zip(plan.folds, plan.inner, strict=True)):
         held = _tested(inner, [next(found) for _ in inner], n)
         strata = np.full(n, -1)
@@ -102,10 +109,27 @@ def out_of_fold(features: np.ndarray, plan: Design) -> Scored:
         quality[number] = weighted_auroc(held[train], plan.correct[train], even, strata[train])[0]
         slope, offset = platt(held[train], plan.correct[train])
         probabilities[test] = expit(slope * logits[test] + offset)
+        inside[number] = expit(slope * held + offset)
     if np.isnan(quality).any():
         raise VlmlakeError("no inner fold holds right and wrong answers together: too few errors to choose a layer")
     shuffled = _tested(plan.shuffled_folds, list(found)) if plan.shuffled is not None else None
-    return Scored(logits, probabilities, quality, shuffled)
+    return Scored(logits, probabilities, inside, quality, shuffled)
+
+
+def out_of_fold_apart(features: np.ndarray, plan: Design) -> Scored:
+    """The same where each outer fold, its tested examples and its training part, has features of its own.
+
+    features: [folds, n, d]. Without the shuffled-label baseline.
+
+    Raises VlmlakeError as `out_of_fold`.
+    """
+    parts = [out_of_fold(own, plan.only(fold)) for fold, own in enumerate(features)]
+    return Scored(
+        _tested(plan.folds, [part.logits for part in parts]),
+        _tested(plan.folds, [part.probabilities for part in parts]),
+        np.concatenate([part.inner_probabilities for part in parts]),
+        np.concatenate([part.inner_auroc for part in parts]),
+    )
 
 
 def _tested(folds: tuple[Fold, ...], logits: list[np.ndarray], n: int | None = None) -> np.ndarray:

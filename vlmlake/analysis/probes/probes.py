@@ -32,6 +32,12 @@ BASELINES = {"first_log_prob": 1.0, "first_gap": 1.0, "first_entropy": -1.0}
 FIRST_ANSWER = position_names(1)[1]
 CHOSEN = "chosen"
 """The layer of `probe_nested`: its note names the layers."""
+NESTED = "probe_nested"
+
+
+def without_fold(fold: int) -> str:
+    """The metric of what `probe_nested` says of its training part where this outer fold is tested."""
+    return f"{NESTED}_without_fold_{fold}"
 
 
 @dataclass(frozen=True)
@@ -89,6 +95,11 @@ def probes(
 
     Per example, as probabilities of being right out of fold, calibrated by Platt's sigmoid on inner folds: `probe`
     (example, position, layer) and `probe_nested` (example, position).
+
+    Also per example, at prompt_last, for what is trained on top of the probe (`fusion`) and never a confidence:
+    `probe_nested_without_fold_<k>`, for each outer fold k (from 0) the probability that its training part has out of
+    the inner folds, in the layer and after the sigmoid that `probe_nested` has in fold k, by models that have seen no
+    label of fold k. What fold k tests has none.
 
     Intervals are of the scores, given the models: that folds train on one another's examples is not in them (Bengio and
     Grandvalet 2004), so that where nothing is to be found they miss 0.5 somewhat more often than in one of twenty.
@@ -173,6 +184,12 @@ class _Position:
         quality = np.array([scored.inner_auroc for scored in self.there.values()])
         return [layers[number] for number in quality.argmax(axis=0)]
 
+    def inside(self) -> np.ndarray:
+        """[folds, n], of the training part of each outer fold the probabilities out of its inner folds; else NaN."""
+        if not self.there:
+            return np.full((len(self.plan.folds), len(self.chosen)), np.nan)
+        return np.array([self.there[layer].inner_probabilities[fold] for fold, layer in enumerate(self.picked())])
+
     def nested(self, what: str) -> np.ndarray:
         """[n], `logits` or `probabilities` of the picked layers."""
         values = np.empty(len(self.chosen))
@@ -192,7 +209,7 @@ class _Position:
         scores = [Score("probe", it.logits, self.position, layer, note) for layer, it in self.there.items()]
         nested, log_prob = self.nested("logits"), self.chosen.data["first_log_prob"].values
         named = joined(note, f"layers {', '.join(self.picked())}")
-        scores.append(Score("probe_nested", nested, self.position, CHOSEN, named))
+        scores.append(Score(NESTED, nested, self.position, CHOSEN, named))
         if self.position == PROMPT_LAST:
             for name, sign in BASELINES.items():
                 scores.append(Score(name, sign * self.chosen.data[name].values, self.position))
@@ -213,14 +230,17 @@ class _Position:
         ]
 
     def examples(self) -> xr.Dataset:
-        """`probe` and `probe_nested` of all examples of the Dataset, at this position."""
+        """`probe` and `probe_nested` of all examples of the Dataset, at this position, and those without a fold."""
         nowhere = np.full(len(self.chosen), np.nan)
         by_layer = np.array([it.probabilities if isinstance(it, Scored) else nowhere for it in self.by_layer.values()])
         nested = self.nested("probabilities") if self.there else nowhere
+        single = {NESTED: nested}
+        if self.position == PROMPT_LAST:
+            single |= {without_fold(fold): values for fold, values in enumerate(self.inside())}
         return xr.Dataset(
             {
                 "probe": (("example", "layer"), spread(self.data, self.chosen, by_layer).T),
-                "probe_nested": ("example", spread(self.data, self.chosen, nested)),
+                **{name: ("example", spread(self.data, self.chosen, values)) for name, values in single.items()},
             },
             {"example": self.data["example"].values, "layer": list(self.by_layer)},
         ).expand_dims(position=[self.position], axis=1)
