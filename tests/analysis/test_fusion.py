@@ -8,9 +8,9 @@ from vlmlake.analysis.findings import examples_of, metric_rows
 from vlmlake.analysis.population import population
 from vlmlake.analysis.probes.attention_probe import attention_probe, flat_maps
 from vlmlake.analysis.probes.fusion import COORDINATES, fusion
-from vlmlake.analysis.probes.one_probe import FoldParameters
+from vlmlake.analysis.probes.one_probe import FOLDS, INNER_FOLDS, FoldParameters
 from vlmlake.analysis.probes.out_of_fold import Design, design, out_of_fold
-from vlmlake.analysis.probes.probes import FOLDS, INNER_FOLDS, ProbeParameters, probes, without_fold
+from vlmlake.analysis.probes.probes import ProbeParameters, probes, without_fold
 from vlmlake.errors import VlmlakeError
 
 PROMPT_LAST = ProbeParameters(positions=("prompt_last",))

@@ -7,10 +7,12 @@ from sklearn.metrics import brier_score_loss, roc_auc_score
 from sklearn.model_selection import StratifiedKFold
 
 from tests.analysis.planted_probes import planted_states
+from vlmlake.analysis.parameters import parameters_of
 from vlmlake.analysis.population import population
 from vlmlake.analysis.probes.folds import fold_numbers, grouped_folds
+from vlmlake.analysis.probes.one_probe import FOLDS, INNER_FOLDS
 from vlmlake.analysis.probes.out_of_fold import Design, design, out_of_fold
-from vlmlake.analysis.probes.probes import FOLDS, INNER_FOLDS, ProbeParameters, probes
+from vlmlake.analysis.probes.probes import ProbeParameters, probes
 from vlmlake.analysis.probes.scores import spread
 from vlmlake.analysis.statistics.bootstrap import image_weights, levels
 from vlmlake.analysis.statistics.roc import auroc, auroc_gain, aurocs, weighted_auroc
@@ -225,6 +227,21 @@ def test_what_cannot_be_probed_is_refused_by_name():
         probes(always, parameters=ProbeParameters(positions=("answer_7",)))
     with pytest.raises(VlmlakeError, match="keeps no readout_states"):
         probes(always.drop_vars("readout_states"))
+
+
+@pytest.mark.parametrize("analysis", ["probes", "attention_probe", "fusion"])
+@pytest.mark.parametrize("name", ["folds", "inner_folds"])
+@pytest.mark.parametrize("number", [1, 0, -3])
+def test_fewer_than_two_folds_are_refused_at_the_door(analysis, name, number):
+    assert getattr(parameters_of([f"{analysis}.{name}=2"])[analysis], name) == 2
+    with pytest.raises(VlmlakeError, match=f"^{name} is {number}, expected 2 or more"):
+        parameters_of([f"{analysis}.{name}={number}"])
+
+
+@pytest.mark.parametrize("given", ["[]", "[1]", ""])
+def test_positions_that_are_none_are_refused_at_the_door(given):
+    with pytest.raises(VlmlakeError, match=r"positions are .*, expected names such as prompt_last"):
+        parameters_of([f"probes.positions={given}"])
 
 
 def test_the_same_seed_gives_the_same_rows_and_a_cluster_the_same_numbers(planted):

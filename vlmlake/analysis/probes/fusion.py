@@ -42,8 +42,8 @@ def fusion(
     per-example numbers of the other analyses as Result.examples; without them COORDINATES alone, and the note says so.
     A feature that is constant, or no number for some example, is left out by name.
 
-    `probe_nested` alone has learnt from labels, and is stacked (Wolpert 1992) so that none of a tested fold reaches the
-    regression that is tested on it: the tested examples have the probe's probability out of that fold, the training
+    `probe_nested` alone has learnt from labels, and is stacked (Wolpert 1992) so that no label of a tested fold reaches
+    the regression that is tested on it: the tested examples have the probe's probability out of that fold, the training
     part that out of its own inner folds (`probe_nested_without_fold_<k>`). This needs the probe's outer folds to be
     those of this fusion, as they are for the same examples, seed and number of folds; unless each of these columns has
     a number for exactly the training part of its fold, `probe_nested` is left out by name. The probe's layer was chosen

@@ -14,18 +14,31 @@ from vlmlake.analysis.population import ALL_SPLITS, Population
 from vlmlake.analysis.probes.out_of_fold import Design, out_of_fold, out_of_fold_apart
 from vlmlake.analysis.probes.scores import Score, score_rows, spread
 from vlmlake.analysis.result import Result, new_axes, result_table
+from vlmlake.errors import VlmlakeError
 from vlmlake.store_schema.schema import PROMPT_LAST
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
+FOLDS = 5
+INNER_FOLDS = 4
+
+
 @dataclass(frozen=True)
 class FoldParameters:
-    """folds: the outer ones, whose AUROC is reported. inner_folds: of each training part; they fit Platt's sigmoid."""
+    """folds: the outer ones, whose AUROC is reported. inner_folds: of each training part; they fit Platt's sigmoid.
 
-    folds: int = 5
-    inner_folds: int = 4
+    Raises VlmlakeError for fewer than two of either.
+    """
+
+    folds: int = FOLDS
+    inner_folds: int = INNER_FOLDS
+
+    def __post_init__(self) -> None:
+        for name, number in (("folds", self.folds), ("inner_folds", self.inner_folds)):
+            if number < 2:
+                raise VlmlakeError(f"{name} is {number}, expected 2 or more: a fold is tested by models of the others")
 
 
 DEFAULTS = FoldParameters()

@@ -13,6 +13,7 @@ from dask.delayed import Delayed
 from vlmlake.analysis.blocks import computed
 from vlmlake.analysis.contract import Analysis, Source, dataset_of, kept_array
 from vlmlake.analysis.population import ALL_SPLITS, Population, joined, population
+from vlmlake.analysis.probes.one_probe import FoldParameters
 from vlmlake.analysis.probes.out_of_fold import Design, Scored, design, out_of_fold
 from vlmlake.analysis.probes.scores import Score, score_rows, spread
 from vlmlake.analysis.result import Result, new_axes, result_table
@@ -24,8 +25,6 @@ from vlmlake.store_schema.schema import PROMPT_LAST, position_names
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-FOLDS = 5
-INNER_FOLDS = 4
 BASELINES = {"first_log_prob": 1.0, "first_gap": 1.0, "first_entropy": -1.0}
 """Scores that the output alone gives, with the sign that makes higher mean surer."""
 
@@ -41,14 +40,19 @@ def without_fold(fold: int) -> str:
 
 
 @dataclass(frozen=True)
-class ProbeParameters:
-    """positions: those of the readout that are probed, where the run keeps them. folds: the outer ones, whose AUROC is
-    reported. inner_folds: of each training part; they choose the layer and fit Platt's sigmoid.
+class ProbeParameters(FoldParameters):
+    """positions: those of the readout that are probed, where the run keeps them. The inner folds also choose the layer
+    of `probe_nested`.
+
+    Raises VlmlakeError as FoldParameters, and for positions that are none.
     """
 
     positions: tuple[str, ...] = (PROMPT_LAST, FIRST_ANSWER)
-    folds: int = FOLDS
-    inner_folds: int = INNER_FOLDS
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.positions or not all(isinstance(name, str) and name for name in self.positions):
+            raise VlmlakeError(f"positions are {list(self.positions)}, expected names such as {PROMPT_LAST}")
 
 
 DEFAULTS = ProbeParameters()
