@@ -1,3 +1,5 @@
+import re
+
 import numpy as np
 import polars as pl
 import pytest
@@ -84,6 +86,31 @@ def test_shuffled_labels_are_at_chance_even_where_the_signal_is(planted):
     assert set(rows) == set(LAYERS)
     assert sum(row["low"] < 0.5 < row["high"] for row in rows.values()) >= 3
     assert max(abs(row["value"] - 0.5) for row in rows.values()) < 0.13
+
+
+@pytest.mark.parametrize(
+    ("images", "shuffled", "folds", "why"),
+    [
+        (20, "000000" + "111111" * 19, (5, 4), "5 folds of 20 images leave a training part with one class"),
+        (4, "11" + "11" + "01" + "00", (3, 2), "the statistic has no value on .* of 1000 resamples"),
+    ],
+    ids=["cut", "compared"],
+)
+def test_an_unlucky_shuffle_costs_the_baseline_alone(images, shuffled, folds, why):
+    data = planted_states(images=images, questions=len(shuffled) // images, blocks=1)
+    correct = np.empty(len(shuffled), int)
+    correct[np.random.default_rng(0).permutation(len(shuffled))] = list(map(int, shuffled))
+    gold = data["gold"].values
+    data = data.assign_coords(answer=("example", np.where(correct, gold, np.where(gold == "yes", "no", "yes"))))
+    only = ProbeParameters(*folds, positions=("prompt_last",))
+    found = probes(data, parameters=only)
+    for metric in ("probe", "probe_nested", "first_log_prob"):
+        assert found.rows(metric=metric)["value"].null_count() == 0
+    rows = by_layer(found, "probe_shuffled")
+    assert list(rows) == ["embed", "block_0"]
+    for row in rows.values():
+        assert row["value"] is None
+        assert re.match(why, row["note"])
 
 
 def test_the_nested_choice_among_noise_layers_is_not_optimistic():

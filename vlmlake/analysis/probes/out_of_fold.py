@@ -21,7 +21,8 @@ class Design:
     """Which examples train and test which regressions.
 
     correct: [n] of 0 and 1. folds: the outer ones. inner: of each outer training part, indices into all examples.
-    shuffled: [n], the labels permuted, and shuffled_folds: their own; none without a baseline.
+    shuffled: [n], the labels permuted, and shuffled_folds: their own; none without a baseline. unlucky: why there is
+    none though one was asked for.
     """
 
     correct: np.ndarray
@@ -29,6 +30,7 @@ class Design:
     inner: tuple[tuple[Fold, ...], ...]
     shuffled: np.ndarray | None = None
     shuffled_folds: tuple[Fold, ...] = ()
+    unlucky: VlmlakeError | None = None
 
     def only(self, fold: int) -> Design:
         """What trains and tests one of the outer folds."""
@@ -48,7 +50,8 @@ class Design:
 def design(
     correct: np.ndarray, images: np.ndarray, folds: int, inner_folds: int, seed: int, baseline: bool = False
 ) -> Design:
-    """Folds grouped by image, in them inner folds grouped by image; with a shuffled-label baseline if asked for.
+    """Folds grouped by image, in them inner folds grouped by image; with a shuffled-label baseline if asked for, and if
+    the shuffled labels can be cut into folds.
 
     correct: [n] of 0 and 1; images: [n].
 
@@ -62,7 +65,11 @@ def design(
     if not baseline:
         return Design(correct, tuple(outer), tuple(inner))
     shuffled = np.random.default_rng(seed).permutation(correct)
-    return Design(correct, tuple(outer), tuple(inner), shuffled, tuple(grouped_folds(shuffled, images, folds, seed)))
+    try:
+        cut = grouped_folds(shuffled, images, folds, seed)
+    except VlmlakeError as error:
+        return Design(correct, tuple(outer), tuple(inner), unlucky=error)
+    return Design(correct, tuple(outer), tuple(inner), shuffled, tuple(cut))
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from vlmlake.analysis.probes.out_of_fold import Design, Scored, design, out_of_f
 from vlmlake.analysis.probes.scores import Score, score_rows, spread
 from vlmlake.analysis.result import Result, new_axes, result_table
 from vlmlake.analysis.rules import DEFAULT_RULE
+from vlmlake.analysis.statistics.estimate import Estimate
 from vlmlake.analysis.statistics.roc import aurocs
 from vlmlake.errors import VlmlakeError
 from vlmlake.store_schema.schema import PROMPT_LAST, position_names
@@ -225,13 +226,25 @@ class _Position:
         ]
 
     def _shuffled_rows(self) -> list[dict[str, Any]]:
-        assert self.plan.shuffled is not None
-        scores = np.array([scored.shuffled for scored in self.there.values()])
-        estimates = aurocs(scores, self.plan.shuffled, self.chosen.images, self.seed, self.plan.shuffled_strata)
+        """A row a layer; where the shuffle happens to leave too little to compare, with the reason for a value."""
+        try:
+            estimates = iter(self._shuffled())
+        except VlmlakeError as error:
+            return [
+                self.chosen.refusal("probe_shuffled", "auroc", error, position=self.position, layer=layer)
+                for layer in self.there
+            ]
         return [
-            self.chosen.row("probe_shuffled", "auroc", estimate, position=self.position, layer=layer)
-            for layer, estimate in zip(self.there, estimates, strict=True)
+            self.chosen.row("probe_shuffled", "auroc", next(estimates), position=self.position, layer=layer)
+            for layer in self.there
         ]
+
+    def _shuffled(self) -> list[Estimate]:
+        """Of each layer that is there. Raises VlmlakeError if the shuffled labels have no folds, or no AUROC."""
+        if self.plan.shuffled is None:
+            raise self.plan.unlucky or VlmlakeError("no baseline was asked for")
+        scores = np.array([scored.shuffled for scored in self.there.values()])
+        return aurocs(scores, self.plan.shuffled, self.chosen.images, self.seed, self.plan.shuffled_strata)
 
     def examples(self) -> xr.Dataset:
         """`probe` and `probe_nested` of all examples of the Dataset, at this position, and those without a fold."""
