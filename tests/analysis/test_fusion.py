@@ -83,6 +83,14 @@ def test_without_metrics_the_outputs_own_numbers_are_fused_and_the_note_says_so(
     assert ((values > 0) & (values < 1)).all()
 
 
+def test_in_a_split_the_fusion_is_said_to_be_trained_on_all_and_the_output_is_not():
+    found = fusion(planted_states(images=30, splits=2))
+    notes = {row["metric"]: row["note"] for row in found.rows(split="split_1").iter_rows(named=True)}
+    assert notes["first_log_prob"] is None
+    assert notes["fusion"].endswith("; trained on all splits")
+    assert notes["fusion_gain"] == "over first_log_prob; trained on all splits"
+
+
 def test_features_without_a_number_are_left_out_by_name():
     data = planted_states(images=40)
     metrics = metrics_of(data)

@@ -185,6 +185,9 @@ def test_splits_are_scored_out_of_the_pooled_folds_and_pairs_count_once():
         assert row["value"] == pytest.approx(pooled["block_1"]["value"])
         assert (row["n"], row["note"]) == (180, "trained on all splits")
     assert both.rows(metric="probe_shuffled", split="split_0").is_empty()
+    for name in ("first_log_prob", "first_gap", "first_entropy"):
+        assert both.row(metric=name, split="split_0")["note"] is None
+    assert both.row(metric="probe_gain", split="split_0", position="prompt_last")["note"].endswith("all splits")
     values = both.examples["probe_nested"].sel(position="prompt_last").values
     assert np.isfinite(values).all()
     np.testing.assert_array_equal(values[:180], values[180:])

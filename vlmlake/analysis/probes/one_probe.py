@@ -90,7 +90,7 @@ def one_probe(
     log_prob = chosen.data["first_log_prob"].values
     scores = [
         Score(metric, scored.logits, PROMPT_LAST, note=note),
-        Score("first_log_prob", log_prob, PROMPT_LAST),
+        Score("first_log_prob", log_prob, PROMPT_LAST, trained=False),
         Score(f"{metric}_gain", scored.logits, PROMPT_LAST, note="over first_log_prob", against=log_prob),
     ]
     rows = score_rows(data, chosen, scores, plan.strata, seed)

@@ -217,7 +217,7 @@ class _Position:
         scores.append(Score(NESTED, nested, self.position, CHOSEN, named))
         if self.position == PROMPT_LAST:
             for name, sign in BASELINES.items():
-                scores.append(Score(name, sign * self.chosen.data[name].values, self.position))
+                scores.append(Score(name, sign * self.chosen.data[name].values, self.position, trained=False))
         scores.append(Score("probe_gain", nested, self.position, CHOSEN, joined(note, "over first_log_prob"), log_prob))
         return [
             *refused,
