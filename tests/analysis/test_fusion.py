@@ -5,6 +5,7 @@ import xarray as xr
 from tests.analysis.planted import PATCHES, planted_run
 from tests.analysis.planted_probes import planted_states
 from vlmlake.analysis.findings import examples_of, metric_rows
+from vlmlake.analysis.parameters import parameters_of
 from vlmlake.analysis.population import population
 from vlmlake.analysis.probes.attention_probe import attention_probe, flat_maps
 from vlmlake.analysis.probes.fusion import COORDINATES, fusion
@@ -12,6 +13,7 @@ from vlmlake.analysis.probes.one_probe import FOLDS, INNER_FOLDS, FoldParameters
 from vlmlake.analysis.probes.out_of_fold import Design, design, out_of_fold
 from vlmlake.analysis.probes.probes import ProbeParameters, probes, without_fold
 from vlmlake.errors import VlmlakeError
+from vlmlake.store_schema.schema import ROLES
 
 PROMPT_LAST = ProbeParameters(positions=("prompt_last",))
 
@@ -204,14 +206,38 @@ def test_the_attention_probe_finds_a_patch_that_right_answers_look_at_and_nothin
     assert len(sharp.plot().get_legend_handles_labels()[1]) == 2
 
 
-def test_maps_of_ragged_images_are_padded_and_missing_or_equal_ones_refused():
+def test_the_attention_probes_own_tolerance_of_row_sums_is_in_force():
+    data = planted_run(images=20).compute()
+    data["attention"].values[7, 2, :, 3] *= 1.02
+    with pytest.raises(VlmlakeError, match="attention rows of example planted/random/7 at block_1 do not sum to 1"):
+        attention_probe(data)
+    given = parameters_of(["attention_probe.row_sum_tolerance=0.05"])["attention_probe"]
+    assert attention_probe(data, parameters=given).rows(metric="attention_probe")["value"].null_count() == 0
+
+
+@pytest.mark.parametrize("tolerance", ["0", "-0.1", "1", "NaN"])
+def test_a_tolerance_that_is_none_is_refused_at_the_door(tolerance):
+    with pytest.raises(VlmlakeError, match=r"row_sum_tolerance is .*, expected above 0 and below 1"):
+        parameters_of([f"attention_probe.row_sum_tolerance={tolerance}"])
+
+
+def test_an_example_without_a_map_is_refused_by_name():
+    blind = planted_run(images=20).compute()
+    blind["attention"].values[7, 2, :, 3] = np.arange(blind.sizes["key"]) == 0
+    with pytest.raises(VlmlakeError, match="example planted/random/7 at block_1 give the image nothing at all"):
+        attention_probe(blind)
+    without = planted_run(images=20).compute()
+    without["prefix_token_role"].values[2] = ROLES.index("system")
+    with pytest.raises(VlmlakeError, match="example planted/random/12 has no image tokens"):
+        attention_probe(without)
+
+
+def test_maps_of_ragged_images_are_padded_and_equal_ones_refused():
     maps = np.random.default_rng(0).random((5, 2, PATCHES))
-    maps[2, :, 10:] = np.nan
-    maps[:, :, 15] = np.nan
+    maps[2, :, 10:] = 0
+    maps[:, :, 15] = 0
     flat = flat_maps(maps)
     assert flat.shape == (5, 2 * (PATCHES - 1))
     assert (flat[2].reshape(2, -1)[:, 10:] == 0).all()
-    with pytest.raises(VlmlakeError, match="1 of 5 examples have no attention map at prompt_last"):
-        flat_maps(np.where(np.arange(5)[:, None, None] == 1, np.nan, maps))
     with pytest.raises(VlmlakeError, match="the same for all 5 examples"):
         flat_maps(np.ones((5, 2, 3)))
