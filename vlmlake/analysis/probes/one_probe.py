@@ -81,7 +81,9 @@ def one_probe(
     features: [n, d], or [folds, n, d] where each outer fold of the plan has its own. seed: of the intervals.
 
     Rows, at prompt_last, pooled and in each split: `metric` and `first_log_prob`, statistic `auroc`, on the same folds;
-    `<metric>_gain` over it, statistic `auroc_difference`. Per example: `metric`, the probability of being right.
+    `<metric>_gain` over it, statistic `auroc_difference`. Intervals are of the scores, given the models, as
+    those of `probes`: where nothing is to be found they miss 0.5 somewhat more often than in one of twenty. Per
+    example: `metric`, the probability of being right.
 
     Raises VlmlakeError for too few errors, or a feature that is no number.
     """
