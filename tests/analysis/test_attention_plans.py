@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from vlmlake import open_lake
-from vlmlake.analysis.attention import attention
+from vlmlake.analysis.attention import AttentionParameters, attention
 from vlmlake.errors import VlmlakeError
 from vlmlake.ingest.decoding import Decoding
 from vlmlake.ingest.extract import extract
@@ -69,3 +69,17 @@ def test_a_plan_of_some_blocks_at_prompt_last_has_those_alone_and_no_change_betw
 def test_a_run_without_attention_is_named(runs):
     with pytest.raises(VlmlakeError, match="keeps no attention and no readout_attention: run `vlmlake extract`"):
         attention(runs["bare"])
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"row_sum_tolerance": 0.0}, "row_sum_tolerance is 0.0, expected above 0 and below 1"),
+        ({"row_sum_tolerance": float("nan")}, "row_sum_tolerance is nan, expected above 0"),
+        ({"plateau_threshold": -0.1}, "plateau_threshold is -0.1, expected nats, 0 or more"),
+        ({"plateau_threshold": float("nan")}, "plateau_threshold is nan, expected nats"),
+    ],
+)
+def test_parameters_that_mean_nothing_are_refused(given, said):
+    with pytest.raises(VlmlakeError, match=said):
+        AttentionParameters(**given)

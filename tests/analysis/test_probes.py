@@ -1,3 +1,5 @@
+import re
+
 import numpy as np
 import polars as pl
 import pytest
@@ -7,10 +9,12 @@ from sklearn.metrics import brier_score_loss, roc_auc_score
 from sklearn.model_selection import StratifiedKFold
 
 from tests.analysis.planted_probes import planted_states
+from vlmlake.analysis.parameters import parameters_of
 from vlmlake.analysis.population import population
 from vlmlake.analysis.probes.folds import fold_numbers, grouped_folds
+from vlmlake.analysis.probes.one_probe import FOLDS, INNER_FOLDS
 from vlmlake.analysis.probes.out_of_fold import Design, design, out_of_fold
-from vlmlake.analysis.probes.probes import FOLDS, INNER_FOLDS, ProbeParameters, probes
+from vlmlake.analysis.probes.probes import ProbeParameters, probes
 from vlmlake.analysis.probes.scores import spread
 from vlmlake.analysis.statistics.bootstrap import image_weights, levels
 from vlmlake.analysis.statistics.roc import auroc, auroc_gain, aurocs, weighted_auroc
@@ -82,6 +86,31 @@ def test_shuffled_labels_are_at_chance_even_where_the_signal_is(planted):
     assert set(rows) == set(LAYERS)
     assert sum(row["low"] < 0.5 < row["high"] for row in rows.values()) >= 3
     assert max(abs(row["value"] - 0.5) for row in rows.values()) < 0.13
+
+
+@pytest.mark.parametrize(
+    ("images", "shuffled", "folds", "why"),
+    [
+        (20, "000000" + "111111" * 19, (5, 4), "5 folds of 20 images leave a training part with one class"),
+        (4, "11" + "11" + "01" + "00", (3, 2), "right answers or wrong ones are found in 1 images only"),
+    ],
+    ids=["cut", "compared"],
+)
+def test_an_unlucky_shuffle_costs_the_baseline_alone(images, shuffled, folds, why):
+    data = planted_states(images=images, questions=len(shuffled) // images, blocks=1)
+    correct = np.empty(len(shuffled), int)
+    correct[np.random.default_rng(0).permutation(len(shuffled))] = list(map(int, shuffled))
+    gold = data["gold"].values
+    data = data.assign_coords(answer=("example", np.where(correct, gold, np.where(gold == "yes", "no", "yes"))))
+    only = ProbeParameters(*folds, positions=("prompt_last",))
+    found = probes(data, parameters=only)
+    for metric in ("probe", "probe_nested", "first_log_prob"):
+        assert found.rows(metric=metric)["value"].null_count() == 0
+    rows = by_layer(found, "probe_shuffled")
+    assert list(rows) == ["embed", "block_0"]
+    for row in rows.values():
+        assert row["value"] is None
+        assert re.match(why, row["note"])
 
 
 def test_the_nested_choice_among_noise_layers_is_not_optimistic():
@@ -156,6 +185,9 @@ def test_splits_are_scored_out_of_the_pooled_folds_and_pairs_count_once():
         assert row["value"] == pytest.approx(pooled["block_1"]["value"])
         assert (row["n"], row["note"]) == (180, "trained on all splits")
     assert both.rows(metric="probe_shuffled", split="split_0").is_empty()
+    for name in ("first_log_prob", "first_gap", "first_entropy"):
+        assert both.row(metric=name, split="split_0")["note"] is None
+    assert both.row(metric="probe_gain", split="split_0", position="prompt_last")["note"].endswith("all splits")
     values = both.examples["probe_nested"].sel(position="prompt_last").values
     assert np.isfinite(values).all()
     np.testing.assert_array_equal(values[:180], values[180:])
@@ -237,6 +269,21 @@ def test_what_cannot_be_probed_is_refused_by_name():
         probes(always, parameters=ProbeParameters(positions=("answer_7",)))
     with pytest.raises(VlmlakeError, match="keeps no readout_states"):
         probes(always.drop_vars("readout_states"))
+
+
+@pytest.mark.parametrize("analysis", ["probes", "attention_probe", "fusion"])
+@pytest.mark.parametrize("name", ["folds", "inner_folds"])
+@pytest.mark.parametrize("number", [1, 0, -3])
+def test_fewer_than_two_folds_are_refused_at_the_door(analysis, name, number):
+    assert getattr(parameters_of([f"{analysis}.{name}=2"])[analysis], name) == 2
+    with pytest.raises(VlmlakeError, match=f"^{name} is {number}, expected 2 or more"):
+        parameters_of([f"{analysis}.{name}={number}"])
+
+
+@pytest.mark.parametrize("given", ["[]", ""])
+def test_positions_that_are_none_are_refused_at_the_door(given):
+    with pytest.raises(VlmlakeError, match=r"positions are .*, expected names such as prompt_last"):
+        parameters_of([f"probes.positions={given}"])
 
 
 def test_the_same_seed_gives_the_same_rows_and_a_cluster_the_same_numbers(planted):

@@ -10,7 +10,7 @@ from vlmlake.analysis.consistency import ConsistencyResult, consistency
 from vlmlake.analysis.labels import LabelsResult, labels
 from vlmlake.analysis.margins.margins import MarginParameters, MarginsResult, margins
 from vlmlake.analysis.neurons.neurons import NeuronParameters, NeuronsResult, neurons
-from vlmlake.analysis.probes.attention_probe import attention_probe
+from vlmlake.analysis.probes.attention_probe import AttentionProbeParameters, attention_probe
 from vlmlake.analysis.probes.fusion import fusion
 from vlmlake.analysis.probes.one_probe import FoldParameters, OneProbeResult
 from vlmlake.analysis.probes.probes import ProbeParameters, ProbesResult, probes
@@ -30,6 +30,7 @@ __all__ = [
     "neurons",
     "Result",
     "AttentionParameters",
+    "AttentionProbeParameters",
     "AttentionResult",
     "AttributionResult",
     "ConsistencyResult",

@@ -12,6 +12,7 @@ import xarray as xr
 from vlmlake.analysis.attention.findings import Row, confidence_row, head_rows, layer_rows
 from vlmlake.analysis.attention.layers import DERIVED, entropy_change, profile_rows
 from vlmlake.analysis.attention.maps import ANSWER, EXAMPLE_METRICS, HEAD_METRICS
+from vlmlake.analysis.attention.rows import require_tolerance
 from vlmlake.analysis.attention.tasks import READOUT, WHOLE, Attention, attention_numbers
 from vlmlake.analysis.attention.updates import IMAGE_UPDATE, image_updates
 from vlmlake.analysis.contract import Analysis, Source, dataset_of
@@ -32,10 +33,17 @@ CORRELATED_OF_HEADS = ("entropy_normalised",)
 class AttentionParameters:
     """plateau_threshold: nats; a block whose mean entropy changes by less belongs to a plateau. row_sum_tolerance: how
     far a stored softmax row's sum may be from 1 (float16 rounding of 650 keys stays below 1e-3).
+
+    Raises VlmlakeError for a threshold below 0, or a tolerance that is not between 0 and 1.
     """
 
     plateau_threshold: float = 0.1
     row_sum_tolerance: float = 5e-3
+
+    def __post_init__(self) -> None:
+        require_tolerance(self.row_sum_tolerance)
+        if not 0 <= self.plateau_threshold < np.inf:
+            raise VlmlakeError(f"plateau_threshold is {self.plateau_threshold}, expected nats, 0 or more")
 
 
 DEFAULTS = AttentionParameters()

@@ -138,3 +138,9 @@ def refuse(wrong: np.ndarray, piece: Piece, part: np.ndarray, layer: str, what: 
     if wrong.any():
         example = piece.examples[part][np.argmax(wrong)]
         raise VlmlakeError(f"attention rows of example {example} at {layer} {what}: the store is damaged")
+
+
+def require_tolerance(tolerance: float) -> None:
+    """Raises VlmlakeError for what no softmax row's sum, rounded, could keep. tolerance: of its distance from 1."""
+    if not 0 < tolerance < 1:
+        raise VlmlakeError(f"row_sum_tolerance is {tolerance}, expected above 0 and below 1")

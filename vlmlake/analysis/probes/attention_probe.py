@@ -2,19 +2,40 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from vlmlake.analysis.attention import AttentionParameters, image_maps
+from vlmlake.analysis.attention.rows import require_tolerance
 from vlmlake.analysis.contract import Analysis, Source, dataset_of
 from vlmlake.analysis.population import population
-from vlmlake.analysis.probes.one_probe import DEFAULTS, FoldParameters, OneProbeResult, one_probe
+from vlmlake.analysis.probes.one_probe import FoldParameters, OneProbeResult, one_probe
+from vlmlake.analysis.probes.out_of_fold import design
 from vlmlake.analysis.rules import DEFAULT_RULE
 from vlmlake.errors import VlmlakeError
 from vlmlake.store_schema.schema import PROMPT_LAST
 
 
+@dataclass(frozen=True)
+class AttentionProbeParameters(FoldParameters):
+    """row_sum_tolerance: how far a stored softmax row's sum may be from 1, above 0 and below 1, as in `attention`.
+
+    Raises VlmlakeError as FoldParameters, and for a tolerance outside these bounds.
+    """
+
+    row_sum_tolerance: float = AttentionParameters.row_sum_tolerance
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_tolerance(self.row_sum_tolerance)
+
+
+DEFAULTS = AttentionProbeParameters()
+
+
 def attention_probe(
-    source: Source, *, rule: str = DEFAULT_RULE, seed: int = 0, parameters: FoldParameters = DEFAULTS
+    source: Source, *, rule: str = DEFAULT_RULE, seed: int = 0, parameters: AttentionProbeParameters = DEFAULTS
 ) -> OneProbeResult:
     """AUROC of correctness out of fold from the image maps of all blocks, with the folds and the solver of `probes`.
 
@@ -24,23 +45,24 @@ def attention_probe(
 
     Method: the attention probe of arXiv 2605.08200 (published: 0.725).
 
-    Raises VlmlakeError for a single class, fewer images than folds, too few errors, or damaged attention rows.
+    Raises VlmlakeError for a single class, fewer images than folds, too few errors, maps that are all the same, an
+    example without image tokens, or damaged attention rows, among them those that give the image nothing.
     """
     data = dataset_of(source)
     chosen = population(data, rule=rule)
-    maps = image_maps(data, AttentionParameters().row_sum_tolerance).values[chosen.places]
-    return one_probe(data, chosen, flat_maps(maps), "attention_probe", seed, parameters)
+    plan = design(chosen.correct, chosen.images, parameters.folds, parameters.inner_folds, seed)
+    maps = image_maps(data, parameters.row_sum_tolerance).values[chosen.places]
+    return one_probe(data, chosen, flat_maps(maps), "attention_probe", plan, seed)
 
 
 def flat_maps(maps: np.ndarray) -> np.ndarray:
-    """Maps [n, L, S] of an example side by side, [n, L S], float32, without the places that no example has.
+    """Maps [n, L, S] of an example side by side, [n, at most L S], without the places where all examples are the same.
 
-    Raises VlmlakeError if an example has no map, or if all examples have the same one.
+    maps: 0 where an example has no image token; every one has some.
+
+    Raises VlmlakeError if all examples have the same map.
     """
-    missing = int(np.isnan(maps).all(axis=(1, 2)).sum())
-    if missing:
-        raise VlmlakeError(f"{missing} of {len(maps)} examples have no attention map at {PROMPT_LAST}")
-    flat = np.nan_to_num(maps.reshape(len(maps), -1)).astype(np.float32)
+    flat = maps.reshape(len(maps), -1)
     varying = np.ptp(flat, axis=0) > 0
     if not varying.any():
         raise VlmlakeError(f"the attention maps at {PROMPT_LAST} are the same for all {len(maps)} examples")

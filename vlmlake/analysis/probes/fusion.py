@@ -11,6 +11,8 @@ from vlmlake.analysis.contract import Analysis, Source, dataset_of
 from vlmlake.analysis.layer_order import in_order
 from vlmlake.analysis.population import joined, population
 from vlmlake.analysis.probes.one_probe import DEFAULTS, FoldParameters, OneProbeResult, one_probe
+from vlmlake.analysis.probes.out_of_fold import Design, design
+from vlmlake.analysis.probes.probes import NESTED, without_fold
 from vlmlake.analysis.rules import DEFAULT_RULE
 from vlmlake.errors import VlmlakeError
 from vlmlake.store_schema.schema import PROMPT_LAST
@@ -21,7 +23,7 @@ SUMMARISED = ("entropy_normalised", "mass_top10", "mass_top30", "gini", "image_m
 EVERY_LAYER = ("margin_pred",)
 MAGNITUDES = ("yes_minus_no",)
 """Of which the last layer's absolute value is a feature: how decided, not which way."""
-SINGLE = ("self_consistency", "probe_nested")
+SINGLE = ("self_consistency",)
 
 
 def fusion(
@@ -35,15 +37,21 @@ def fusion(
     """AUROC of correctness out of fold from all per-example metrics together; folds and solver are those of `probes`.
 
     Features, at prompt_last where a metric has positions: of SUMMARISED the mean over layers and the last layer, of
-    EVERY_LAYER all layers, of MAGNITUDES the last layer's absolute value, SINGLE and the output's own COORDINATES.
-    Nothing that knows the gold answer is among them (`margin_gold` and `rank_gold` do). metrics: per-example numbers of
-    the other analyses as Result.examples; without them COORDINATES alone, and the note says so. A feature that is
-    constant, or no number for some example, is left out by name.
+    EVERY_LAYER all layers, of MAGNITUDES the last layer's absolute value, SINGLE, `probe_nested` and the output's own
+    COORDINATES. Nothing that knows the gold answer is among them (`margin_gold` and `rank_gold` do). metrics:
+    per-example numbers of the other analyses as Result.examples; without them COORDINATES alone, and the note says so.
+    A feature that is constant, or no number for some example, is left out by name.
 
-    `probe_nested` is the probe's probability out of fold. With the same seed its folds are those of this fusion, so
-    that no example's probability came from a model that has seen its image. In a training part the probabilities of the
-    other folds come from models that were trained on the tested fold too; that touches one weight of the fusion, never
-    a tested example's own score.
+    `probe_nested` alone has learnt from labels, and is stacked (Wolpert 1992) so that no label of a tested fold reaches
+    the regression that is tested on it: the tested examples have the probe's probability out of that fold, the training
+    part that out of its own inner folds (`probe_nested_without_fold_<k>`). This needs the probe's outer folds to be
+    those of this fusion, as they are for the same examples, seed and number of folds; unless each of these columns has
+    a number for exactly the training part of its fold, `probe_nested` is left out by name. The probe's layer was chosen
+    on that training part, so that its weight may be generous; the tested examples have no part in that either.
+
+    This fusion's own inner folds are not held to that: the training part of an inner fold has probabilities of models
+    that were trained on its tested part. Only Platt's sigmoid is fitted on them: the AUROC, of logits of the outer
+    folds, is untouched, and the probabilities may be somewhat too sure.
 
     Rows and per-example numbers as `one_probe` says, metric `fusion`.
 
@@ -51,9 +59,17 @@ def fusion(
     """
     data = dataset_of(source)
     chosen = population(data, rule=rule)
+    plan = design(chosen.correct, chosen.images, parameters.folds, parameters.inner_folds, seed)
+    without = None
     columns = {name: chosen.data[name].values.astype(np.float64) for name in COORDINATES}
     if metrics:
-        columns |= dict(_features(in_order(metrics.reindex(example=chosen.ids))))
+        given = in_order(metrics.reindex(example=chosen.ids))
+        columns |= dict(_features(given))
+        if (nested := _single(given, NESTED)) is not None:
+            try:
+                columns[NESTED] = _stacked(nested, given, plan)
+            except VlmlakeError as error:
+                without = f"without {NESTED}: {error}"
     unknown = [name for name, values in columns.items() if not np.isfinite(values).all()]
     constant = [name for name, values in columns.items() if name not in unknown and np.ptp(values) == 0]
     used = {name: values for name, values in columns.items() if name not in (*unknown, *constant)}
@@ -64,18 +80,34 @@ def fusion(
         "of the output alone: no metrics of other analyses were given" if not metrics else None,
         f"constant: {', '.join(constant)}" if constant else None,
         f"no number for some example: {', '.join(unknown)}" if unknown else None,
+        without,
     )
-    return one_probe(data, chosen, np.stack(list(used.values()), axis=1), "fusion", seed, parameters, note)
+    features = np.stack(np.broadcast_arrays(*used.values()), axis=-1)
+    return one_probe(data, chosen, features, "fusion", plan, seed, note)
+
+
+def _stacked(nested: np.ndarray, metrics: xr.Dataset, plan: Design) -> np.ndarray:
+    """[folds, n], `probe_nested` as each outer fold may know it: out of that fold where it tests, else without it.
+
+    nested: [n], `probe_nested`.
+
+    Raises VlmlakeError if the probe's outer folds are not those of the plan.
+    """
+    folds = range(len(plan.folds))
+    found = [_single(metrics, without_fold(fold)) for fold in folds]
+    inside = np.array([np.full(len(nested), np.nan) if values is None else values for values in found])
+    training = plan.strata != np.array(folds)[:, None]
+    if not (np.isfinite(inside) == (training & np.isfinite(nested))).all():
+        raise VlmlakeError(f"its folds are not the {len(folds)} of this fusion, whose tested labels it may have seen")
+    return np.where(training, inside, nested)
 
 
 def _features(metrics: xr.Dataset) -> Iterator[tuple[str, np.ndarray]]:
     """Name and values [n] of every feature that these metrics give."""
     for name in map(str, metrics.data_vars):
-        values = metrics[name]
-        if "position" in values.dims:
-            if PROMPT_LAST not in values["position"].values:
-                continue
-            values = values.sel(position=PROMPT_LAST)
+        values = _at_prompt_last(metrics[name])
+        if values is None:
+            continue
         if name in SINGLE and values.dims == ("example",):
             yield name, values.values
         elif "layer" in values.dims:
@@ -83,6 +115,19 @@ def _features(metrics: xr.Dataset) -> Iterator[tuple[str, np.ndarray]]:
             by_layer = values.transpose("example", "layer").dropna("layer", how="all")
             if by_layer.sizes["layer"]:
                 yield from _of_layers(name, by_layer)
+
+
+def _at_prompt_last(values: xr.DataArray) -> xr.DataArray | None:
+    """A metric's numbers at prompt_last, where it has positions; None if it has others only."""
+    if "position" not in values.dims:
+        return values
+    return values.sel(position=PROMPT_LAST) if PROMPT_LAST in values["position"].values else None
+
+
+def _single(metrics: xr.Dataset, name: str) -> np.ndarray | None:
+    """[n], of a metric with one number an example; None where there is none."""
+    values = _at_prompt_last(metrics[name]) if name in metrics else None
+    return values.values if values is not None and values.dims == ("example",) else None
 
 
 def _of_layers(name: str, by_layer: xr.DataArray) -> Iterator[tuple[str, np.ndarray]]:

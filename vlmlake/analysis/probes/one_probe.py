@@ -12,21 +12,34 @@ import xarray as xr
 from vlmlake.analysis.blocks import computed
 from vlmlake.analysis.drawing import draw_by_split, new_axes
 from vlmlake.analysis.population import ALL_SPLITS, Population
-from vlmlake.analysis.probes.out_of_fold import design, out_of_fold
+from vlmlake.analysis.probes.out_of_fold import Design, out_of_fold, out_of_fold_apart
 from vlmlake.analysis.probes.scores import Score, score_rows, spread
 from vlmlake.analysis.result import Result, result_table
+from vlmlake.errors import VlmlakeError
 from vlmlake.store_schema.schema import PROMPT_LAST
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
+FOLDS = 5
+INNER_FOLDS = 4
+
+
 @dataclass(frozen=True)
 class FoldParameters:
-    """folds: the outer ones, whose AUROC is reported. inner_folds: of each training part; they fit Platt's sigmoid."""
+    """folds: the outer ones, whose AUROC is reported. inner_folds: of each training part; they fit Platt's sigmoid.
 
-    folds: int = 5
-    inner_folds: int = 4
+    Raises VlmlakeError for fewer than two of either.
+    """
+
+    folds: int = FOLDS
+    inner_folds: int = INNER_FOLDS
+
+    def __post_init__(self) -> None:
+        for name, number in (("folds", self.folds), ("inner_folds", self.inner_folds)):
+            if number < 2:
+                raise VlmlakeError(f"{name} is {number}, expected 2 or more: a fold is tested by models of the others")
 
 
 DEFAULTS = FoldParameters()
@@ -56,23 +69,27 @@ def one_probe(
     chosen: Population,
     features: np.ndarray,
     metric: str,
+    plan: Design,
     seed: int,
-    parameters: FoldParameters,
     note: str | None = None,
 ) -> OneProbeResult:
-    """Rows and calibrated probabilities of an L2 logistic regression on features [n, d] of a pooled population.
+    """Rows and calibrated probabilities of an L2 logistic regression on features of a pooled population.
+
+    features: [n, d], or [folds, n, d] where each outer fold of the plan has its own. seed: of the intervals.
 
     Rows, at prompt_last, pooled and in each split: `metric` and `first_log_prob`, statistic `auroc`, on the same folds;
-    `<metric>_gain` over it, statistic `auroc_difference`. Per example: `metric`, the probability of being right.
+    `<metric>_gain` over it, statistic `auroc_difference`. Intervals are of the scores, given the models, as
+    those of `probes`: where nothing is to be found they miss 0.5 somewhat more often than in one of twenty. Per
+    example: `metric`, the probability of being right.
 
-    Raises VlmlakeError for a single class, fewer images than folds, too few errors, or a feature that is no number.
+    Raises VlmlakeError for too few errors, or a feature that is no number.
     """
-    plan = design(chosen.correct, chosen.images, parameters.folds, parameters.inner_folds, seed)
-    (scored,) = computed([dask.delayed(out_of_fold)(features, plan)])  # type: ignore[attr-defined]
+    solve = out_of_fold_apart if features.ndim == 3 else out_of_fold
+    (scored,) = computed([dask.delayed(solve)(features, plan)])  # type: ignore[attr-defined]
     log_prob = chosen.data["first_log_prob"].values
     scores = [
         Score(metric, scored.logits, PROMPT_LAST, note=note),
-        Score("first_log_prob", log_prob, PROMPT_LAST),
+        Score("first_log_prob", log_prob, PROMPT_LAST, trained=False),
         Score(f"{metric}_gain", scored.logits, PROMPT_LAST, note="over first_log_prob", against=log_prob),
     ]
     rows = score_rows(data, chosen, scores, plan.strata, seed)

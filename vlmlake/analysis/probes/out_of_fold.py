@@ -21,7 +21,8 @@ class Design:
     """Which examples train and test which regressions.
 
     correct: [n] of 0 and 1. folds: the outer ones. inner: of each outer training part, indices into all examples.
-    shuffled: [n], the labels permuted, and shuffled_folds: their own; none without a baseline.
+    shuffled: [n], the labels permuted, and shuffled_folds: their own; none without a baseline. unlucky: why there is
+    none though one was asked for.
     """
 
     correct: np.ndarray
@@ -29,6 +30,11 @@ class Design:
     inner: tuple[tuple[Fold, ...], ...]
     shuffled: np.ndarray | None = None
     shuffled_folds: tuple[Fold, ...] = ()
+    unlucky: VlmlakeError | None = None
+
+    def only(self, fold: int) -> Design:
+        """What trains and tests one of the outer folds."""
+        return Design(self.correct, (self.folds[fold],), (self.inner[fold],))
 
     @property
     def strata(self) -> np.ndarray:
@@ -44,7 +50,8 @@ class Design:
 def design(
     correct: np.ndarray, images: np.ndarray, folds: int, inner_folds: int, seed: int, baseline: bool = False
 ) -> Design:
-    """Folds grouped by image, in them inner folds grouped by image; with a shuffled-label baseline if asked for.
+    """Folds grouped by image, in them inner folds grouped by image; with a shuffled-label baseline if asked for, and if
+    the shuffled labels can be cut into folds.
 
     correct: [n] of 0 and 1; images: [n].
 
@@ -58,7 +65,11 @@ def design(
     if not baseline:
         return Design(correct, tuple(outer), tuple(inner))
     shuffled = np.random.default_rng(seed).permutation(correct)
-    return Design(correct, tuple(outer), tuple(inner), shuffled, tuple(grouped_folds(shuffled, images, folds, seed)))
+    try:
+        cut = grouped_folds(shuffled, images, folds, seed)
+    except VlmlakeError as error:
+        return Design(correct, tuple(outer), tuple(inner), unlucky=error)
+    return Design(correct, tuple(outer), tuple(inner), shuffled, tuple(cut))
 
 
 @dataclass(frozen=True)
@@ -66,11 +77,13 @@ class Scored:
     """What regressions say of examples that they were not trained on.
 
     logits: [n], float64. probabilities: [n], after Platt's sigmoid, fitted on the inner out-of-fold logits of the
-    training part. inner_auroc: [folds], of those inner logits. shuffled: [n], logits of the shuffled-label baseline.
+    training part. inner_probabilities: [folds, n], those inner logits after the same sigmoid, NaN at the examples that
+    the fold tests. inner_auroc: [folds], of the inner logits. shuffled: [n], logits of the shuffled-label baseline.
     """
 
     logits: np.ndarray
     probabilities: np.ndarray
+    inner_probabilities: np.ndarray
     inner_auroc: np.ndarray
     shuffled: np.ndarray | None = None
 
@@ -92,7 +105,8 @@ def out_of_fold(features: np.ndarray, plan: Design) -> Scored:
         labels[len(cuts) - len(plan.shuffled_folds) :] = plan.shuffled
     found = iter(logistic(features, labels, training).logits.astype(np.float64))
     logits = _tested(plan.folds, [next(found) for _ in plan.folds])
-    probabilities, quality = np.empty(n), np.empty(len(plan.folds))
+    probabilities, quality = np.full(n, np.nan), np.empty(len(plan.folds))
+    inside = np.full((len(plan.folds), n), np.nan)
     for number, ((train, test), inner) in enumerate(zip(plan.folds, plan.inner, strict=True)):
         held = _tested(inner, [next(found) for _ in inner], n)
         strata = np.full(n, -1)
@@ -102,10 +116,27 @@ def out_of_fold(features: np.ndarray, plan: Design) -> Scored:
         quality[number] = weighted_auroc(held[train], plan.correct[train], even, strata[train])[0]
         slope, offset = platt(held[train], plan.correct[train])
         probabilities[test] = expit(slope * logits[test] + offset)
+        inside[number] = expit(slope * held + offset)
     if np.isnan(quality).any():
         raise VlmlakeError("no inner fold holds right and wrong answers together: too few errors to choose a layer")
     shuffled = _tested(plan.shuffled_folds, list(found)) if plan.shuffled is not None else None
-    return Scored(logits, probabilities, quality, shuffled)
+    return Scored(logits, probabilities, inside, quality, shuffled)
+
+
+def out_of_fold_apart(features: np.ndarray, plan: Design) -> Scored:
+    """The same where each outer fold, its tested examples and its training part, has features of its own.
+
+    features: [folds, n, d]. Without the shuffled-label baseline.
+
+    Raises VlmlakeError as `out_of_fold`.
+    """
+    parts = [out_of_fold(own, plan.only(fold)) for fold, own in enumerate(features)]
+    return Scored(
+        _tested(plan.folds, [part.logits for part in parts]),
+        _tested(plan.folds, [part.probabilities for part in parts]),
+        np.concatenate([part.inner_probabilities for part in parts]),
+        np.concatenate([part.inner_auroc for part in parts]),
+    )
 
 
 def _tested(folds: tuple[Fold, ...], logits: list[np.ndarray], n: int | None = None) -> np.ndarray:

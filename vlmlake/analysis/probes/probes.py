@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -14,10 +15,12 @@ from vlmlake.analysis.blocks import computed
 from vlmlake.analysis.contract import Analysis, Source, dataset_of, kept_array
 from vlmlake.analysis.drawing import draw_over_layers, new_axes
 from vlmlake.analysis.population import ALL_SPLITS, Population, joined, population
+from vlmlake.analysis.probes.one_probe import FoldParameters
 from vlmlake.analysis.probes.out_of_fold import Design, Scored, design, out_of_fold
 from vlmlake.analysis.probes.scores import Score, score_rows, spread
 from vlmlake.analysis.result import Result, result_table
 from vlmlake.analysis.rules import DEFAULT_RULE
+from vlmlake.analysis.statistics.estimate import Estimate
 from vlmlake.analysis.statistics.roc import aurocs
 from vlmlake.errors import VlmlakeError
 from vlmlake.store_schema.schema import PROMPT_LAST, position_names
@@ -25,25 +28,34 @@ from vlmlake.store_schema.schema import PROMPT_LAST, position_names
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-FOLDS = 5
-INNER_FOLDS = 4
 BASELINES = {"first_log_prob": 1.0, "first_gap": 1.0, "first_entropy": -1.0}
 """Scores that the output alone gives, with the sign that makes higher mean surer."""
 
 FIRST_ANSWER = position_names(1)[1]
 CHOSEN = "chosen"
 """The layer of `probe_nested`: its note names the layers."""
+NESTED = "probe_nested"
+
+
+def without_fold(fold: int) -> str:
+    """The metric of what `probe_nested` says of its training part where this outer fold is tested."""
+    return f"{NESTED}_without_fold_{fold}"
 
 
 @dataclass(frozen=True)
-class ProbeParameters:
-    """positions: those of the readout that are probed, where the run keeps them. folds: the outer ones, whose AUROC is
-    reported. inner_folds: of each training part; they choose the layer and fit Platt's sigmoid.
+class ProbeParameters(FoldParameters):
+    """positions: those of the readout that are probed, where the run keeps them. The inner folds also choose the layer
+    of `probe_nested`.
+
+    Raises VlmlakeError as FoldParameters, and for positions that are none.
     """
 
     positions: tuple[str, ...] = (PROMPT_LAST, FIRST_ANSWER)
-    folds: int = FOLDS
-    inner_folds: int = INNER_FOLDS
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.positions or not all(isinstance(name, str) and name for name in self.positions):
+            raise VlmlakeError(f"positions are {list(self.positions)}, expected names such as {PROMPT_LAST}")
 
 
 DEFAULTS = ProbeParameters()
@@ -87,6 +99,11 @@ def probes(
 
     Per example, as probabilities of being right out of fold, calibrated by Platt's sigmoid on inner folds: `probe`
     (example, position, layer) and `probe_nested` (example, position).
+
+    Also per example, at prompt_last, for what is trained on top of the probe (`fusion`) and never a confidence:
+    `probe_nested_without_fold_<k>`, for each outer fold k (from 0) the probability that its training part has out of
+    the inner folds, in the layer and after the sigmoid that `probe_nested` has in fold k, by models that have seen no
+    label of fold k. What fold k tests has none.
 
     Intervals are of the scores, given the models: that folds train on one another's examples is not in them (Bengio and
     Grandvalet 2004), so that where nothing is to be found they miss 0.5 somewhat more often than in one of twenty.
@@ -171,6 +188,12 @@ class _Position:
         quality = np.array([scored.inner_auroc for scored in self.there.values()])
         return [layers[number] for number in quality.argmax(axis=0)]
 
+    def inside(self) -> np.ndarray:
+        """[folds, n], of the training part of each outer fold the probabilities out of its inner folds; else NaN."""
+        if not self.there:
+            return np.full((len(self.plan.folds), len(self.chosen)), np.nan)
+        return np.array([self.there[layer].inner_probabilities[fold] for fold, layer in enumerate(self.picked())])
+
     def nested(self, what: str) -> np.ndarray:
         """[n], `logits` or `probabilities` of the picked layers."""
         values = np.empty(len(self.chosen))
@@ -190,10 +213,10 @@ class _Position:
         scores = [Score("probe", it.logits, self.position, layer, note) for layer, it in self.there.items()]
         nested, log_prob = self.nested("logits"), self.chosen.data["first_log_prob"].values
         named = joined(note, f"layers {', '.join(self.picked())}")
-        scores.append(Score("probe_nested", nested, self.position, CHOSEN, named))
+        scores.append(Score(NESTED, nested, self.position, CHOSEN, named))
         if self.position == PROMPT_LAST:
             for name, sign in BASELINES.items():
-                scores.append(Score(name, sign * self.chosen.data[name].values, self.position))
+                scores.append(Score(name, sign * self.chosen.data[name].values, self.position, trained=False))
         scores.append(Score("probe_gain", nested, self.position, CHOSEN, joined(note, "over first_log_prob"), log_prob))
         return [
             *refused,
@@ -202,25 +225,38 @@ class _Position:
         ]
 
     def _shuffled_rows(self) -> list[dict[str, Any]]:
-        assert self.plan.shuffled is not None
-        scores = np.array([scored.shuffled for scored in self.there.values()])
-        estimates = aurocs(scores, self.plan.shuffled, self.chosen.images, self.seed, self.plan.shuffled_strata)
+        """A row a layer; where the shuffle happens to leave too little to compare, with the reason for a value."""
+        found: Sequence[Estimate | VlmlakeError]
+        try:
+            found = self._shuffled()
+        except VlmlakeError as error:
+            found = [error] * len(self.there)
         return [
             self.chosen.refusal("probe_shuffled", "auroc", estimate, position=self.position, layer=layer)
             if isinstance(estimate, VlmlakeError)
             else self.chosen.row("probe_shuffled", "auroc", estimate, position=self.position, layer=layer)
-            for layer, estimate in zip(self.there, estimates, strict=True)
+            for layer, estimate in zip(self.there, found, strict=True)
         ]
 
+    def _shuffled(self) -> list[Estimate | VlmlakeError]:
+        """Of each layer that is there. Raises VlmlakeError if the shuffled labels have no folds or no pairs."""
+        if self.plan.shuffled is None:
+            raise self.plan.unlucky or VlmlakeError("no baseline was asked for")
+        scores = np.array([scored.shuffled for scored in self.there.values()])
+        return aurocs(scores, self.plan.shuffled, self.chosen.images, self.seed, self.plan.shuffled_strata)
+
     def examples(self) -> xr.Dataset:
-        """`probe` and `probe_nested` of all examples of the Dataset, at this position."""
+        """`probe` and `probe_nested` of all examples of the Dataset, at this position, and those without a fold."""
         nowhere = np.full(len(self.chosen), np.nan)
         by_layer = np.array([it.probabilities if isinstance(it, Scored) else nowhere for it in self.by_layer.values()])
         nested = self.nested("probabilities") if self.there else nowhere
+        single = {NESTED: nested}
+        if self.position == PROMPT_LAST:
+            single |= {without_fold(fold): values for fold, values in enumerate(self.inside())}
         return xr.Dataset(
             {
                 "probe": (("example", "layer"), spread(self.data, self.chosen, by_layer).T),
-                "probe_nested": ("example", spread(self.data, self.chosen, nested)),
+                **{name: ("example", spread(self.data, self.chosen, values)) for name, values in single.items()},
             },
             {"example": self.data["example"].values, "layer": list(self.by_layer)},
         ).expand_dims(position=[self.position], axis=1)

@@ -20,6 +20,7 @@ class Score:
     """One number per example of a population, higher for surer, and where its row of the result table goes.
 
     values: [n]. against: what its gain is over, another score on the same examples; it is then told as the difference.
+    trained: whether models were fitted to give it.
     """
 
     metric: str
@@ -28,6 +29,7 @@ class Score:
     layer: str | None = None
     note: str | None = None
     against: np.ndarray | None = None
+    trained: bool = True
 
 
 def spread(data: xr.Dataset, chosen: Population, values: np.ndarray) -> np.ndarray:
@@ -67,7 +69,8 @@ def score_rows(
             if isinstance(estimate, VlmlakeError):
                 rows.append(part.refusal(score.metric, statistic, estimate, **where))
             else:
-                note = joined(score.note, "trained on all splits" if split != ALL_SPLITS else None)
+                pooled = "trained on all splits" if score.trained and split != ALL_SPLITS else None
+                note = joined(score.note, pooled)
                 rows.append(part.row(score.metric, statistic, estimate, note, **where))
     return rows
 
