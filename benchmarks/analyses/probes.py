@@ -24,6 +24,7 @@ from vlmlake.analysis.probes.logistic import logistic
 from vlmlake.analysis.probes.probes import probes
 from vlmlake.analysis.statistics.estimate import Estimate
 from vlmlake.analysis.statistics.roc import auroc, aurocs
+from vlmlake.errors import VlmlakeError
 from vlmlake.store_schema.schema import PROMPT_LAST
 
 TIMES_FASTER, LARGEST_DIFFERENCE = 5.0, 0.002
@@ -113,8 +114,11 @@ def rows(subject: Subject) -> tuple[list[Row], list[str]]:
     ]
 
 
-def _table(found: Sequence[Estimate]) -> np.ndarray:
-    """[layer, 3]: value and bounds."""
+def _table(found: Sequence[Estimate | VlmlakeError]) -> np.ndarray:
+    """[layer, 3]: value and bounds. Raises the error of a layer that has one."""
+    for one in found:
+        if isinstance(one, VlmlakeError):
+            raise one
     return np.array([[one.value, one.low, one.high] for one in found])
 
 
