@@ -113,3 +113,16 @@ def test_a_lake_without_results_or_runs_has_empty_views(tmp_path):
         for view in ("runs", "examples", "answers", "samples", "skipped", "batches", "results"):
             assert connection.execute(f"select count(*) from {view}").fetchone() == (0,)
         assert isinstance(connection, duckdb.DuckDBPyConnection)
+
+
+def test_findings_that_a_statement_does_not_name_are_not_read(lake_copy):
+    url = str(lake_copy)
+    rows = sql(url, "select count(*) as n from metrics")["n"][0].as_py()
+    assert rows > 480
+    assert sql(url, "from query('select count(*) as n from met' || 'rics')")["n"][0].as_py() == rows
+    assert {"metrics", "results"} <= set(sql(url, "show tables")["name"].to_pylist())
+    for path in lake_copy.glob("metrics/*/*/*.parquet"):
+        path.write_bytes(b"nothing")
+    assert sql(url, "select count(*) as n from examples")["n"][0].as_py() == 480
+    with pytest.raises(VlmlakeError, match="is damaged"):
+        sql(url, "select count(*) from METRICS")

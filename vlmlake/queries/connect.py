@@ -91,7 +91,8 @@ def sql(url: str, query: str, storage_options: Mapping[str, Any] | None = None, 
 
     Raises VlmlakeError with DuckDB's message if the statement is wrong, or if there is none or more than one.
     """
-    named = [table for table in tables.FINDINGS if table in query.lower()]
+    # `query` and `query_table` put names together out of parts.
+    named = [table for table in tables.FINDINGS if table in query.lower() or "query" in query.lower()]
     with connect(url, storage_options, allow_files, named) as connection:
         try:
             statements = connection.extract_statements(query)
