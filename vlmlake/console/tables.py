@@ -16,6 +16,8 @@ from vlmlake.store_schema.lake import Lake
 from vlmlake.store_schema.sizes import size_in_words
 
 ROWS_SHOWN = 200
+NOTES_SHOWN = 10
+"""Of one analysis of one run."""
 PIPED_WIDTH = 10_000
 """Columns of a table that is not shown on a terminal, so that a pipe gets one line per row."""
 
@@ -62,10 +64,13 @@ def print_results(console: Console, results: pl.DataFrame) -> None:
         told = rows.filter(pl.col("value").is_not_null())
         if told.height:
             print_table(console, told.select(column for column in shown if column not in shared).to_arrow())
-        for (note,), noted in rows.drop_nulls("note").group_by("note", maintain_order=True):
+        notes = list(rows.drop_nulls("note").group_by("note", maintain_order=True))
+        for (note,), noted in notes[:NOTES_SHOWN]:
             places = [" ".join(filter(None, row)) for row in noted.select("metric", "layer", "position").iter_rows()]
             more = f" and {len(places) - 2} more" if len(places) > 2 else ""
             console.print(printable(f"{', '.join(places[:2])}{more}: {note}"))
+        if len(notes) > NOTES_SHOWN:
+            console.print(f"{len(notes) - NOTES_SHOWN} more notes in the table `results`")
 
 
 def print_table(console: Console, answer: pa.Table) -> None:

@@ -212,7 +212,9 @@ class _Position:
             return refused
         scores = [Score("probe", it.logits, self.position, layer, note) for layer, it in self.there.items()]
         nested, log_prob = self.nested("logits"), self.chosen.data["first_log_prob"].values
-        named = joined(note, f"layers {', '.join(self.picked())}")
+        picked = self.picked()
+        everywhere = len(set(picked)) == 1
+        named = joined(note, f"{picked[0]} in every fold" if everywhere else f"layers by fold: {', '.join(picked)}")
         scores.append(Score(NESTED, nested, self.position, CHOSEN, named))
         if self.position == PROMPT_LAST:
             for name, sign in BASELINES.items():
