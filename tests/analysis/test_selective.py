@@ -62,6 +62,20 @@ def test_every_confidence_has_its_curve_on_the_same_examples():
     assert "calibrated out of fold, folds pooled" in found.row(metric="fusion", statistic="aurc", split="all")["note"]
 
 
+def test_every_confidence_is_weighed_against_the_cheapest_one_by_a_paired_interval():
+    data = planted_answers(80, seed=5)
+    found = selective(data, metrics=_all_metrics(data))
+    gains = found.rows(statistic="auroc_difference", split="all")
+    assert set(gains["metric"]) == {one.metric for one in CONFIDENCES} - {"first_log_prob"}
+    cheapest = found.row(metric="first_log_prob", statistic="auroc", split="all")["value"]
+    for row in gains.iter_rows(named=True):
+        alone = found.row(metric=row["metric"], statistic="auroc", split="all")["value"]
+        assert row["value"] == pytest.approx(alone - cheapest)
+        assert row["low"] <= row["value"] <= row["high"]
+        assert row["note"].endswith("over first_log_prob")
+    assert found.row(metric="fusion", statistic="auroc_difference", split="all")["low"] > 0
+
+
 def test_risk_at_full_coverage_is_the_error_rate_for_all_of_them():
     data = planted_answers(40)
     found = selective(data, metrics=_all_metrics(data))

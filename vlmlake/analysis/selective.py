@@ -11,12 +11,12 @@ import xarray as xr
 
 from vlmlake.analysis.contract import Analysis, Source, dataset_of
 from vlmlake.analysis.drawing import new_axes
-from vlmlake.analysis.population import ALL_SPLITS, Population, populations
+from vlmlake.analysis.population import ALL_SPLITS, Population, joined, populations
 from vlmlake.analysis.result import Result, result_table
 from vlmlake.analysis.rules import DEFAULT_RULE
 from vlmlake.analysis.statistics.calibration import brier, expected_calibration_error
 from vlmlake.analysis.statistics.risk import COVERAGES, risk_curve
-from vlmlake.analysis.statistics.roc import auroc
+from vlmlake.analysis.statistics.roc import auroc, auroc_gain
 from vlmlake.errors import VlmlakeError
 from vlmlake.store_schema.schema import PROMPT_LAST
 
@@ -59,8 +59,10 @@ def _exp(log_probs: np.ndarray) -> np.ndarray:
     return probabilities
 
 
+CHEAPEST = Confidence("first_log_prob", probability=_exp)
+"""What every other confidence must beat to be worth its cost."""
 CONFIDENCES = (
-    Confidence("first_log_prob", probability=_exp),
+    CHEAPEST,
     Confidence("first_gap"),
     Confidence("first_entropy", of=np.negative, note=NEGATED),
     Confidence("margin_pred", "margins"),
@@ -75,7 +77,9 @@ probes' are, so that one threshold may serve all folds."""
 
 
 class SelectiveResult(Result):
-    """Rows `auroc`, `aurc`, `excess_aurc`, `risk` at coverages, and `ece` and `brier` of probabilities."""
+    """Rows `auroc` and its `auroc_difference`, `aurc`, `excess_aurc`, `risk` at coverages; `ece` and `brier` of
+    probabilities.
+    """
 
     def plot(self, ax: Axes | None = None) -> Axes:
         """Risk-coverage curves with their intervals, over all splits."""
@@ -103,6 +107,7 @@ def selective(
 
     metrics: the other analyses' numbers of each example, as Result.examples; without it only the coordinates' are
     compared. Taken at prompt_last and the last layer, where they have those. Rows per split and confidence: `auroc`;
+    `auroc_difference`, what it has over that of the first token's log-probability, with a paired interval;
     the `risk` at each coverage (column `at`), its area `aurc` and what that has over the best order `excess_aurc`
     (statistics.risk); of probabilities also `ece` and `brier` (statistics.calibration). A confidence that is missing
     has a row that says so. Accuracy at 80 % coverage is one less the risk at 0.8.
@@ -119,7 +124,9 @@ def selective(
         rows += [answered.row(one.metric, "auroc", None, why) for one, why in missing]
         rows += _compared(answered, found, parameters.coverages, seed)
     if all(row["value"] is None for row in rows):
-        raise VlmlakeError(f"run {data.attrs['run']}: {'; '.join(dict.fromkeys(row['note'] for row in rows))}")
+        told = (row["note"] for row in rows if row["statistic"] == "auroc")
+        reasons = dict.fromkeys(note.replace(f"{NEGATED}; ", "").replace(f"{POOLED}; ", "") for note in told)
+        raise VlmlakeError(f"run {data.attrs['run']}: {'; '.join(reasons)}")
     return SelectiveResult(result_table(rows))
 
 
@@ -169,6 +176,17 @@ def _compared(
     chosen = answered.where(np.logical_and.reduce(list(here.values())), "without every confidence")
     for one in here:
         yield from _rows(chosen, one, found[one][chosen.places], coverages, seed)
+        if one is not CHEAPEST and CHEAPEST in here:
+            yield _gain(chosen, one, found[one][chosen.places], found[CHEAPEST][chosen.places], seed)
+
+
+def _gain(chosen: Population, one: Confidence, values: np.ndarray, cheapest: np.ndarray, seed: int) -> dict[str, Any]:
+    return chosen.estimated(
+        one.metric,
+        "auroc_difference",
+        lambda: auroc_gain(values, cheapest, chosen.correct, chosen.images, seed),
+        joined(one.note, f"over {CHEAPEST.metric}"),
+    )
 
 
 def _rows(
