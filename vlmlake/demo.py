@@ -62,7 +62,7 @@ def next_commands(lake: Path) -> Sequence[str]:
     disagreements = (
         "select e.run, e.question, a.answer, e.gold, exp(a.first_log_prob) as model, m.value as probe "
         "from metrics m join examples e using (run, example) join answers a using (run, example) "
-        "where m.metric = 'probe_nested' and m.position = 'prompt_last' and m.value < 0.5 "
+        "where m.metric = 'probe_nested' and m.position = 'prompt_last' and m.condition is null and m.value < 0.5 "
         "order by a.first_log_prob desc limit 10"
     )
     vlmlake = "vlmlake" if shutil.which("vlmlake") else sys.argv[0]

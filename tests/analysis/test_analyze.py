@@ -211,10 +211,10 @@ def test_a_condition_has_findings_of_its_own(fakes, lake_copy):
     part = analyze(url, ["lengths"], condition=Condition("split = 'random'", {data.attrs["run"]: ids})).table
     assert part["n"][0] == 160 < whole["n"][0]
     results = lake.table("results").filter(pl.col("analysis") == "lengths")
-    assert sorted(results["where"].to_list(), key=str) == [None, "split = 'random'"]
+    assert sorted(results["condition"].to_list(), key=str) == [None, "split = 'random'"]
     metrics = lake.table("metrics").filter(pl.col("analysis") == "lengths")
-    assert metrics.filter(pl.col("where").is_null()).height == 480
-    assert set(metrics.filter(pl.col("where").is_not_null())["example"]) == set(ids)
+    assert metrics.filter(pl.col("condition").is_null()).height == 480
+    assert set(metrics.filter(pl.col("condition").is_not_null())["example"]) == set(ids)
 
 
 def test_numbers_that_hang_on_no_label_are_kept_once_for_all_rules(fakes, lake_copy):

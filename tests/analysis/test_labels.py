@@ -76,7 +76,7 @@ def test_all_answers_are_labelled_and_the_unparsed_are_a_class_of_their_own(rule
     answers[:3] = "a red circle"
     data = with_texts(data, answer=answers)
     found = labels(data, rule=rule).labels
-    assert [*found.columns, "where"] == ["run", "example", "rule", "label", "score", "where"]
+    assert [*found.columns, "condition"] == ["run", "example", "rule", "label", "score", "condition"]
     assert found["example"].to_list() == data["example"].values.tolist()
     assert set(found["run"]) == {"planted-00000000"}
     assert set(found["rule"]) == {rule}

@@ -106,7 +106,7 @@ def test_what_is_kept_for_ablation_has_no_say_in_the_rankings():
 
 def test_rankings_are_rows_of_the_table_and_end_where_asked():
     found = neurons(planted(images=40), parameters=NeuronParameters(kept=5, layers="all"))
-    wanted = tables.frame(tables.RANKINGS.empty_table()).drop("where")
+    wanted = tables.frame(tables.RANKINGS.empty_table()).drop("condition")
     assert found.rankings.schema == wanted.schema
     for (ranking, *_), rows in found.rankings.group_by("ranking", "site", "layer"):
         assert rows["rank"].to_list() == list(range(1, rows.height + 1))

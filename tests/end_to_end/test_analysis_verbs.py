@@ -25,9 +25,9 @@ def test_a_second_run_says_what_it_did_not_compute_again(run_cli, lake_copy):
 def test_a_condition_chooses_examples(run_cli, lake_copy):
     code, out, _ = run_cli("analyze", str(lake_copy), "labels", "--where", "split = 'random' and gold = 'yes'")
     assert code == 0
-    results = open_lake(str(lake_copy)).table("results").filter(pl.col("where").is_not_null())
+    results = open_lake(str(lake_copy)).table("results").filter(pl.col("condition").is_not_null())
     assert set(results["n"]) == {80}
-    assert set(results["where"]) == {"split = 'random' and gold = 'yes'"}
+    assert set(results["condition"]) == {"split = 'random' and gold = 'yes'"}
     assert "n 80" in out
 
 

@@ -72,7 +72,7 @@ def test_the_demo_ends_with_the_studys_table(shown):
 
 
 def test_every_published_number_has_one_statistic_of_ours(shown):
-    results = open_lake(str(shown[0] / "lake")).table("results").filter(pl.col("where").is_null())
+    results = open_lake(str(shown[0] / "lake")).table("results").filter(pl.col("condition").is_null())
     for number in (one for one in PUBLISHED if one.ours is not None):
         wanted = {**number.ours, "rule": number.rule or "pope_official"}
         (run,) = (run for run in results["run"].unique() if number.family.replace("_", "-") in run)

@@ -120,8 +120,8 @@ class Shelf:
 
     def _encoded(self, table: str, frame: pl.DataFrame, told: Mapping[str, str]) -> bytes:
         schema = tables.FINDINGS[table]
-        if "where" in schema.names:
-            frame = frame.with_columns(where=pl.lit(self.where, pl.String))
+        if "condition" in schema.names:
+            frame = frame.with_columns(condition=pl.lit(self.where, pl.String))
         arrow = frame.select(schema.names).to_arrow().cast(schema)
         return tables.encode(arrow, told)
 

@@ -31,10 +31,10 @@ Row = Mapping[str, Any]
 class Result(ABC):
     """The findings of one analysis in one run; each analysis has a subclass that knows how to plot them.
 
-    table: rows of tables.RESULTS, without `analysis`, `where`, `settings`, `content` and `code`, which are `analyze`'s
-    to say. examples: a number for every example that was asked about: variables over `example`, and `position` or
-    `layer` where it has them, float64, NaN where there is none. rankings, labels: rows of tables.RANKINGS and
-    tables.LABELS, without `where`.
+    table: rows of tables.RESULTS, without `analysis`, `condition`, `settings`, `content` and `code`, which are
+    `analyze`'s to say. examples: a number for every example that was asked about: variables over `example`, and
+    `position` or `layer` where it has them, float64, NaN where there is none. rankings, labels: rows of tables.RANKINGS and
+    tables.LABELS, without `condition`.
     """
 
     table: pl.DataFrame
@@ -81,10 +81,10 @@ def result_table(rows: Sequence[Row]) -> pl.DataFrame:
 
     Those of single heads are a family of their own.
 
-    Columns are those of tables.RESULTS but `analysis`, `where`, `settings`, `content` and `code`.
+    The columns of tables.RESULTS but `analysis`, `condition`, `settings`, `content` and `code`.
     """
     empty = tables.frame(tables.RESULTS.empty_table()).drop(
-        "analysis", "where", "settings", "content", "code", "p_holm"
+        "analysis", "condition", "settings", "content", "code", "p_holm"
     )
     frame = pl.DataFrame(list(rows), schema=empty.schema, strict=False)
     corrected = np.full(frame.height, np.nan)

@@ -49,8 +49,8 @@ def study(lake: Lake, run: str | None = None, rule: str = DEFAULT_RULE) -> pl.Da
     Raises VlmlakeError for an unknown rule or run, or if no run of those that are asked was analyzed under the rule.
     """
     require_rule(rule)
-    results = lake.table("results").filter(pl.col("where").is_null())
-    rankings = lake.table("rankings").filter(pl.col("where").is_null())
+    results = lake.table("results").filter(pl.col("condition").is_null())
+    rankings = lake.table("rankings").filter(pl.col("condition").is_null())
     rows: list[dict[str, Any]] = []
     asked = [lake.run(run).name] if run else lake.runs
     if results.filter(pl.col("run").is_in(asked), pl.col("rule") == rule).is_empty():

@@ -55,7 +55,7 @@ def print_results(console: Console, results: pl.DataFrame) -> None:
     """Rows of tables.RESULTS, a table per run and analysis: what all its rows share stands above it; notes below, also
     of rows without a value.
     """
-    described = ["rule", "where", "settings", "metric", "statistic", "split", "position", "layer", "n", "n_images"]
+    described = ["rule", "condition", "settings", "metric", "statistic", "split", "position", "layer", "n", "n_images"]
     for (run, analysis), rows in results.group_by("run", "analysis", maintain_order=True):
         shared = [column for column in described if rows[column].n_unique() == 1]
         facts = [f"{column} {rows[column][0]}" for column in shared if rows[column][0] is not None]

@@ -107,7 +107,7 @@ RESULTS = pa.schema(
         ("dataset", pa.string()),
         ("split", pa.string()),
         ("rule", pa.string()),
-        ("where", pa.string()),
+        ("condition", pa.string()),
         ("metric", pa.string()),
         ("position", pa.string()),
         ("layer", pa.string()),
@@ -130,7 +130,7 @@ RESULTS = pa.schema(
         ("code", pa.string()),
     ]
 )
-"""One row per statistic of an analysis. where: the condition on examples, null for all; at: the place on a curve (a
+"""One row per statistic of an analysis. condition: on examples, in SQL, null for all; at: the place on a curve (a
 coverage, a number of neurons). low and high bound the 95 % interval that `interval` names; p_holm is the p-value after
 Holm over the table's rows of that split; n counts examples, n_items distinct (image, question) pairs, n_images distinct
 images; base_rate is the share of right answers; settings: the seed and the parameters, of this analysis and of those
@@ -141,7 +141,7 @@ METRICS = pa.schema(
         *KEYS,
         ("analysis", pa.string()),
         ("rule", pa.string()),
-        ("where", pa.string()),
+        ("condition", pa.string()),
         ("metric", pa.string()),
         ("position", pa.string()),
         ("layer", pa.string()),
@@ -151,7 +151,7 @@ METRICS = pa.schema(
 """One row per example and number that an analysis found of it. rule: null where the number hangs on no label."""
 
 LABELS = pa.schema(
-    [*KEYS, ("rule", pa.string()), ("where", pa.string()), ("label", pa.string()), ("score", pa.float64())]
+    [*KEYS, ("rule", pa.string()), ("condition", pa.string()), ("label", pa.string()), ("score", pa.float64())]
 )
 """One row per example and label rule: `right`, `wrong` or `unparsed`, and the score from 0 to 1, null if unparsed."""
 
@@ -159,7 +159,7 @@ RANKINGS = pa.schema(
     [
         ("run", pa.string()),
         ("rule", pa.string()),
-        ("where", pa.string()),
+        ("condition", pa.string()),
         ("ranking", pa.string()),
         ("site", pa.string()),
         ("layer", pa.string()),

@@ -267,10 +267,10 @@ def _at(layer: str) -> dict[str, str]:
 
 
 def _rankings(run: str, rule: str, scores: dict[Place, dict[str, np.ndarray]], kept: int) -> pl.DataFrame:
-    """Rows of tables.RANKINGS without `where`; neurons of equal scores in the order of their numbers, unused ones (an
-    L1 weight of 0) left out.
+    """Rows of tables.RANKINGS without `condition`; neurons of equal scores in the order of their numbers, unused ones
+    (an L1 weight of 0) left out.
     """
-    parts = [tables.frame(tables.RANKINGS.empty_table()).drop("where")]
+    parts = [tables.frame(tables.RANKINGS.empty_table()).drop("condition")]
     for (site, layer), by_ranking in scores.items():
         for ranking, values in by_ranking.items():
             order = np.argsort(-abs(values), kind="stable")[:kept]
