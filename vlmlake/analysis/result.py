@@ -33,8 +33,8 @@ class Result(ABC):
 
     table: rows of tables.RESULTS, without `analysis`, `condition`, `settings`, `content` and `code`, which are
     `analyze`'s to say. examples: a number for every example that was asked about: variables over `example`, and
-    `position` or `layer` where it has them, float64, NaN where there is none. rankings, labels: rows of tables.RANKINGS and
-    tables.LABELS, without `condition`.
+    `position` or `layer` where it has them, float64, NaN where there is none. rankings, labels: rows of
+    tables.RANKINGS and tables.LABELS, without `condition`.
     """
 
     table: pl.DataFrame
