@@ -32,7 +32,8 @@ from vlmlake.store_schema.run import Run
 from vlmlake.store_schema.storage import Storage
 from vlmlake.store_schema.workers import Worker
 
-KILLS = 50
+KILLS = 25
+"""On each kind of storage: fifty in all."""
 WORKERS = 3
 BATCHES = 30
 LONGEST_LIFE = 0.8
@@ -149,7 +150,7 @@ def killed(worker: Pass, when: float, early: bool) -> None:
     worker.process.kill()
 
 
-def test_fifty_kills_of_three_workers_leave_no_bad_example(places, truth, tiny_llava, scenes):
+def test_kills_of_three_workers_leave_no_bad_example(places, truth, tiny_llava, scenes):
     chance = random.Random(7)
     poller, kills, lakes = Poller(truth, seed=3), 0, 0
     while kills < KILLS:
