@@ -33,10 +33,14 @@ class _RoomyLayer(DynamicLayer):  # type: ignore[no-untyped-call]
         return keys, values
 
 
-def with_room(cache: Any, rows: Sequence[int], room: int) -> DynamicCache:
-    """The given rows of a cache, each as often as it is named, with room for so many more tokens."""
+def with_room(cache: Any, rows: Sequence[int], room: int, first: int = 0) -> DynamicCache:
+    """The given rows of a cache, each as often as it is named, with room for so many more tokens.
+
+    first: number of the first block that has left something there; those before it stay empty.
+    """
     roomy = DynamicCache()
-    roomy.layers = [_RoomyLayer(layer.keys, layer.values, rows, room) for layer in cache.layers]
+    empty = [DynamicLayer() for _ in range(first)]  # type: ignore[no-untyped-call]
+    roomy.layers = [*empty, *(_RoomyLayer(layer.keys, layer.values, rows, room) for layer in cache.layers[first:])]
     return roomy
 
 

@@ -16,6 +16,7 @@ import torch
 
 from vlmlake.errors import VlmlakeError
 from vlmlake.ingest.answers import Answer, Choices
+from vlmlake.ingest.arguments import continuation_arguments, on_device, position_ids, prompt_arguments
 from vlmlake.ingest.cache import with_room
 from vlmlake.ingest.capture import ALL, LAST, Keep, Kept, Wanted, recording
 from vlmlake.ingest.columns import Columns, Padded
@@ -150,18 +151,13 @@ class _Run:
         prefix = self._with_logits(prefix, logits, keeping.prefix_logits)
         cache = with_room(cache, asked.prefix_of, room)
         seen = np.concatenate([prefixes.seen[list(asked.prefix_of)], suffixes.seen], axis=1)
-        mask = self._tensor(seen)
         with recording(self.family, self.wanted.layers, keeping.suffix, self.host) as suffix:
             logits = self.family.model(
-                input_ids=self._tensor(suffixes.ids),
-                attention_mask=mask,
-                position_ids=self._positions(suffixes.positions),
-                past_key_values=cache,
-                use_cache=True,
+                **continuation_arguments(self.family, suffixes, seen, cache),
                 logits_to_keep=0 if keeping.suffix_logits == ALL else 1,
             ).logits
         suffix = self._with_logits(suffix, logits, keeping.suffix_logits)
-        return _Prompted(prefix, suffix, cache, mask.bool(), logits[:, -1].float())
+        return _Prompted(prefix, suffix, cache, on_device(self.family, seen).bool(), logits[:, -1].float())
 
     def _whole(self, images: Sequence[ImageInputs], padded: Padded, keeping: _Keeping, room: int) -> _Prompted:
         """Prompts without a shared prefix; the same columns, in one forward."""
@@ -181,21 +177,16 @@ class _Run:
             prefix,
             self._with_logits(suffix, logits[:, split:] if every_logit else logits, keeping.suffix_logits),
             with_room(cache, range(len(padded.ids)), room) if room else cache,
-            self._tensor(padded.seen).bool(),
+            on_device(self.family, padded.seen).bool(),
             logits[:, -1].float(),
         )
 
     def _prefill(
         self, padded: Padded, images: Sequence[ImageInputs], keep: Keep, all_logits: bool
     ) -> tuple[Kept, Any, torch.Tensor]:
-        ids = self._tensor(padded.ids)
         with recording(self.family, self.wanted.layers, keep, self.host) as kept:
             out = self.family.model(
-                input_ids=ids,
-                attention_mask=self._tensor(padded.seen),
-                position_ids=self._positions(padded.positions),
-                **self.family.stack_images(images),
-                **self.family.sequence_arguments(ids),
+                **prompt_arguments(self.family, padded, images),
                 use_cache=True,
                 logits_to_keep=0 if all_logits else 1,
             )
@@ -226,7 +217,7 @@ class _Run:
                 logits = self.family.model(
                     input_ids=choices.last(branches),
                     attention_mask=mask[:, None],
-                    position_ids=self._positions(places),
+                    position_ids=position_ids(self.family, places),
                     past_key_values=prompt.cache,
                     use_cache=True,
                 ).logits.float()
@@ -262,17 +253,10 @@ class _Run:
         return self.prompt(gray, keep, room=self.columns.suffix * self.shared).suffix
 
     def _image(self, padded: Padded, keeping: _Keeping) -> torch.Tensor | None:
-        return self._tensor(padded.roles == IMAGE) if keeping.image_update else None
+        return on_device(self.family, padded.roles == IMAGE) if keeping.image_update else None
 
     def _with_logits(self, kept: Kept, logits: torch.Tensor, chosen: slice | None) -> Kept:
         return kept if chosen is None else replace(kept, logits=self.host.take(logits[:, chosen]))
-
-    def _tensor(self, values: np.ndarray) -> torch.Tensor:
-        return torch.from_numpy(np.array(values)).to(self.family.device)
-
-    def _positions(self, positions: np.ndarray) -> torch.Tensor:
-        """[rows, columns] for families of one axis, [3, rows, columns] for those of three."""
-        return self._tensor(positions[0] if len(positions) == 1 else positions)
 
 
 def _from(chosen: slice | None, first: int) -> slice | None:

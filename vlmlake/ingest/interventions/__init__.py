@@ -1,0 +1,1 @@
+"""Edits inside the model, and the shortest way to what they change."""
