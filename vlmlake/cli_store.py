@@ -109,10 +109,10 @@ def copy(
         raise VlmlakeError("--example and --where both choose examples: expected one of them")
     settings = options.storage_options(storage_option)
     target_settings = options.storage_options(target_option) if target_option else settings
-    for one in _runs(open_lake(url, settings), run):
-        ids = tuple(example) if example else None
-        if where is not None:
-            ids = examples_where(url, [one.name], where, settings)[one.name]
+    runs = _runs(open_lake(url, settings), run)
+    chosen = {} if where is None else examples_where(url, [one.name for one in runs], where, settings)
+    for one in runs:
+        ids = chosen.get(one.name, tuple(example) if example else None)
         selection = Selection(tuple(array) if array else None, tuple(layer) if layer else None, ids)
         copied = copy_run(one, target, selection, target_settings)
         print_copied(terminal(), copied, Storage.at(target, target_settings).url)

@@ -65,14 +65,14 @@ class Shelf:
 
         What is damaged is as good as not there: it can be computed again.
         """
-        told = self._told("results")
-        tables_there = ["results", *told.get(BESIDE, "").split()]
-        if any(self._told(table).get(INPUTS) != inputs.of(table) for table in tables_there):
-            return None
+        path = self.path("results")
         try:
-            return tables.frame(tables.read(self.storage, [self.path("results")], tables.RESULTS))
-        except DamagedError:
+            rows, told = tables.decode(self.storage.read(path), tables.RESULTS, path)
+            decided = {"results": told, **{name: self._footer(name) for name in told.get(BESIDE, "").split()}}
+        except (FileNotFoundError, DamagedError):
             return None
+        ours = all(footer.get(INPUTS) == inputs.of(table) for table, footer in decided.items())
+        return tables.frame(rows) if ours else None
 
     def metrics(self) -> xr.Dataset:
         """The numbers of each example that are there, as Result.examples.
@@ -86,12 +86,8 @@ class Shelf:
         except DamagedError as error:
             raise DamagedError(f"{error}; delete it and analyze again") from error
 
-    def _told(self, table: str) -> dict[str, str]:
-        """The footer of a table; empty where it is missing or damaged."""
-        try:
-            return tables.footer(self.storage, self.path(table))
-        except (FileNotFoundError, DamagedError):
-            return {}
+    def _footer(self, table: str) -> dict[str, str]:
+        return tables.footer(self.storage, self.path(table))
 
     def write(
         self, found: Result, passport: Mapping[str, str | None], notes: Sequence[str | None], inputs: Inputs

@@ -17,9 +17,6 @@ def block_number(layer: str) -> int:
     return -1 if layer == EMBED else int(layer.removeprefix(BLOCK))
 
 
-BLOCK = "block_"
-
-
 def block_numbers(layers: Sequence[str]) -> np.ndarray:
     """Those of the labels of a `layer` axis. [L], int64."""
     return np.array([block_number(layer) for layer in layers], np.int64)

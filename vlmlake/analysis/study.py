@@ -56,9 +56,9 @@ def study(lake: Lake, run: str | None = None, rule: str = DEFAULT_RULE) -> pl.Da
     if results.filter(pl.col("run").is_in(asked), pl.col("rule") == rule).is_empty():
         raise VlmlakeError(f"no run was analyzed under the rule {rule}: run `vlmlake analyze --rule {rule}` first")
     for name in asked:
-        family = str(lake.run(name).record.identity.get("model", {}).get("type", ""))
-        own = results.filter(pl.col("run") == name)
-        content = content_id(lake.run(name).content())
+        there = lake.run(name)
+        family = str(there.record.identity.get("model", {}).get("type", ""))
+        own, content = results.filter(pl.col("run") == name), content_id(there.content())
         for told in (one for one in PUBLISHED if one.family == family):
             rows.append({"run": name, "family": family, **_compared(told, own, rule, content)})
         if family == LLAVA:
@@ -98,7 +98,7 @@ def _own_note(found: Mapping[str, Any], content: str) -> str | None:
     return joined(
         found["note"],
         f"with {found['settings']}" if found["settings"] else None,
-        "of the run as it was before; `analyze` brings it up to date" if found["content"] != content else None,
+        "of the run as it was before: `analyze` brings it up to date" if found["content"] != content else None,
         f"by other code, {found['code']}" if found["code"] != CODE else None,
     )
 

@@ -76,8 +76,7 @@ def print_study(console: Console, rows: pl.DataFrame) -> None:
         console.print("\n" + printable(f"{run} ({family})"))
         marked = part.with_columns(
             notes=pl.concat_list(pl.col("note").fill_null(""), pl.col("own_note").fill_null("").str.split("; "))
-            .list.eval(pl.element().filter(pl.element() != ""))
-            .list.eval(pl.element().replace_strict(marks, return_dtype=pl.String))
+            .list.eval(pl.element().filter(pl.element() != "").replace_strict(marks, return_dtype=pl.String))
             .list.join(" ")
         )
         print_table(console, marked.select(shown).to_arrow())

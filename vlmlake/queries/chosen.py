@@ -8,7 +8,7 @@ from typing import Any
 import duckdb
 
 from vlmlake.errors import VlmlakeError
-from vlmlake.queries.connect import sql
+from vlmlake.queries.connect import in_a_line, sql
 
 
 def examples_where(
@@ -35,6 +35,6 @@ def _require_condition(condition: str) -> None:
     try:
         statements = duckdb.extract_statements(f"SELECT 1 WHERE\n{condition}\n")
     except duckdb.Error as error:
-        raise VlmlakeError(f"the condition {condition!r} is no SQL: {str(error).splitlines()[0]}") from error
+        raise VlmlakeError(f"the condition {condition!r} is no SQL: {in_a_line(error)}") from error
     if len(statements) != 1:
         raise VlmlakeError(f"the condition {condition!r} holds {len(statements)} statements, expected a condition")

@@ -101,5 +101,9 @@ def sql(url: str, query: str, storage_options: Mapping[str, Any] | None = None, 
             relation = connection.sql(query)
             return pa.table({}) if relation is None else relation.to_arrow_table()
         except duckdb.Error as error:
-            first = " ".join(line.strip() for line in str(error).split("\n\n")[0].splitlines())
-            raise VlmlakeError(f"SQL: {first}") from error
+            raise VlmlakeError(f"SQL: {in_a_line(error)}") from error
+
+
+def in_a_line(error: duckdb.Error) -> str:
+    """What DuckDB says, without the drawing of where in the statement."""
+    return " ".join(line.strip() for line in str(error).split("\n\n")[0].splitlines())
