@@ -42,8 +42,8 @@ def analyze(
     """
     from vlmlake.analysis.analyze import ALL, Condition, with_needed
     from vlmlake.analysis.parameters import parameters_of
-    from vlmlake.analysis.rules import require_rule
     from vlmlake.analysis.scheduler import scheduler as tasks_at
+    from vlmlake.answers.rules import require_rule
     from vlmlake.console import terminal
     from vlmlake.console.analysis import analyze_with_progress, print_findings
     from vlmlake.console.printable import printable

@@ -6,7 +6,7 @@ import pytest
 from tests.analysis.planted_margins import planted_margins
 from vlmlake.analysis.attribution import attribution
 from vlmlake.analysis.margins.margins import margins
-from vlmlake.analysis.margins.spellings import MODAL
+from vlmlake.answers.spellings import MODAL
 from vlmlake.errors import VlmlakeError
 from vlmlake.store_schema.lake import open_lake
 

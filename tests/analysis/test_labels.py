@@ -5,7 +5,7 @@ from sklearn.metrics import f1_score, precision_score, recall_score
 from tests.analysis.planted_answers import planted_answers, with_texts
 from vlmlake.analysis.labels import labels
 from vlmlake.analysis.population import population
-from vlmlake.analysis.rules import RULES, correctness
+from vlmlake.answers.rules import RULES, correctness
 from vlmlake.errors import VlmlakeError
 
 TEN = '["yes", "yes", "yes", "yes", "no", "no", "no", "maybe", "maybe", "it is"]'

@@ -10,12 +10,12 @@ from vlmlake.analysis.margins.curves import ROUNDING, Curve
 from vlmlake.analysis.margins.lens import FIELDS
 from vlmlake.analysis.margins.margins import MarginParameters, margins
 from vlmlake.analysis.margins.readouts import Readouts
-from vlmlake.analysis.margins.spellings import MODAL, Vocabulary
 from vlmlake.analysis.parameters import parameters_of
 from vlmlake.analysis.population import population
 from vlmlake.analysis.statistics.bootstrap import image_weights
 from vlmlake.analysis.statistics.correlation import point_biserial
 from vlmlake.analysis.statistics.means import mean_difference
+from vlmlake.answers.spellings import MODAL, Vocabulary
 from vlmlake.errors import VlmlakeError
 from vlmlake.store_schema.lake import open_lake
 

@@ -10,7 +10,7 @@ from scipy.special import log_softmax, logsumexp
 
 from vlmlake.analysis.margins import lens as blockwise
 from vlmlake.analysis.margins.lens import FIELDS, lens, normed
-from vlmlake.analysis.margins.spellings import NONE
+from vlmlake.answers.spellings import NONE
 
 
 def naive_lens(states, scale, epsilon, unembedding, gold, said, words):

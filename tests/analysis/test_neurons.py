@@ -10,7 +10,6 @@ from sklearn.metrics import roc_auc_score
 from tests.analysis.planted_margins import planted_margins
 from tests.analysis.planted_probes import NEURON, planted_states
 from vlmlake.analysis.attribution import attribution as block_attribution
-from vlmlake.analysis.margins.spellings import MODAL, NONE
 from vlmlake.analysis.neurons.directions import directions
 from vlmlake.analysis.neurons.halves import kept_images
 from vlmlake.analysis.neurons.neurons import NeuronParameters, neurons
@@ -21,6 +20,7 @@ from vlmlake.analysis.neurons.rankings import (
     univariate_auroc,
 )
 from vlmlake.analysis.parameters import parameters_of
+from vlmlake.answers.spellings import MODAL, NONE
 from vlmlake.errors import VlmlakeError
 from vlmlake.store_schema import tables
 

@@ -180,7 +180,7 @@ def place(lake_url, tmp_path_factory) -> Path:
     """A folder of bad things."""
     folder = tmp_path_factory.mktemp("bad")
     headers = {"torn": "{", "unversioned": "[]", "newer": '{"format_version": 99}', "older": '{"format_version": 1}'}
-    headers |= dict.fromkeys(("empty", "unindexed", "astray"), '{"format_version": 3}')
+    headers |= dict.fromkeys(("empty", "unindexed", "astray"), '{"format_version": 4}')
     for name, header in headers.items():
         (folder / name).mkdir()
         (folder / name / "lake.json").write_text(header)

@@ -332,5 +332,5 @@ def test_analyze_names_what_it_does_not_know(refused, lake_url, tmp_path):
     assert "unknown analysis magic: expected labels, attention" in refused("analyze", lake_url, "magic")
     assert "no single run named nope" in refused("analyze", lake_url, "--run", "nope")
     assert "unknown label rule fuzzy" in refused("analyze", lake_url, "labels", "--rule", "fuzzy")
-    (tmp_path / "lake.json").write_text(json.dumps({"format_version": 3}))
+    (tmp_path / "lake.json").write_text(json.dumps({"format_version": 4}))
     assert "has no runs to analyze" in refused("analyze", str(tmp_path))

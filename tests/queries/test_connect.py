@@ -108,7 +108,7 @@ def test_a_query_reaches_the_lake_and_nothing_else(lake_url, statement):
 
 
 def test_a_lake_without_results_or_runs_has_empty_views(tmp_path):
-    (tmp_path / "lake.json").write_text('{"format_version": 3}')
+    (tmp_path / "lake.json").write_text('{"format_version": 4}')
     with connect(str(tmp_path)) as connection:
         for view in ("runs", "examples", "answers", "samples", "skipped", "batches", "results"):
             assert connection.execute(f"select count(*) from {view}").fetchone() == (0,)

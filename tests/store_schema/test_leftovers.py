@@ -241,7 +241,7 @@ def bucket():
 def test_uploads_that_nobody_ended_are_given_up(bucket):
     client, endpoint = bucket
     storage = Storage.at("s3://lakes/ours", {"endpoint_url": endpoint})
-    storage.write("lake.json", b'{"format_version": 3}')
+    storage.write("lake.json", b'{"format_version": 4}')
     for key in ("ours/runs/a/arrays.zarr/logits/c.0.0.0", "theirs/file"):
         client.create_multipart_upload(Bucket="lakes", Key=key)
     # moto says of every upload that it began in 2010.

@@ -20,7 +20,7 @@ import xarray as xr
 from vlmlake.analysis.analyses import ANALYSES
 from vlmlake.analysis.contract import Analysis
 from vlmlake.analysis.findings import Inputs, Shelf, together
-from vlmlake.analysis.rules import DEFAULT_RULE, require_rule
+from vlmlake.answers.rules import DEFAULT_RULE, require_rule
 from vlmlake.errors import NotKeptError, VlmlakeError
 from vlmlake.store_schema import tables
 from vlmlake.store_schema.index import refresh_index
@@ -254,9 +254,11 @@ def _digest(facts: Mapping[str, Any]) -> str:
 
 
 def _code_id() -> str:
-    """Package version and a digest of every source file of this room: whatever may change a number changes the id."""
+    """Package version and a digest of every source file of this room and of the label rules: whatever may change a
+    number changes the id.
+    """
     digest = hashlib.sha256()
-    sources = sorted(path for path in _sources(files("vlmlake.analysis")))
+    sources = [*sorted(_sources(files("vlmlake.analysis"))), *sorted(_sources(files("vlmlake.answers")))]
     for _, content in sources:
         digest.update(content)
     return f"vlmlake.analysis {version('vlmlake')}+{digest.hexdigest()[:8]}"

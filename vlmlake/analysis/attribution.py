@@ -18,10 +18,10 @@ from vlmlake.analysis.margins.curves import Curve
 from vlmlake.analysis.margins.layers import whole_stack
 from vlmlake.analysis.margins.lens import rms
 from vlmlake.analysis.margins.readouts import Readouts, require_last_block, stored_lead
-from vlmlake.analysis.margins.spellings import NONE, gold_note
 from vlmlake.analysis.population import Population, joined, populations
 from vlmlake.analysis.result import Result, Row, result_table
-from vlmlake.analysis.rules import DEFAULT_RULE
+from vlmlake.answers.rules import DEFAULT_RULE
+from vlmlake.answers.spellings import NONE, gold_note
 from vlmlake.errors import VlmlakeError
 from vlmlake.store_schema.schema import EMBED, PROMPT_LAST
 

@@ -14,11 +14,11 @@ from vlmlake.analysis.contract import Analysis, NoParameters, Source, dataset_of
 from vlmlake.analysis.drawing import draw_by_split, new_axes
 from vlmlake.analysis.population import Population, populations
 from vlmlake.analysis.result import Result, result_table
-from vlmlake.analysis.rules import DEFAULT_RULE, correctness
 from vlmlake.analysis.statistics.correlation import point_biserial
 from vlmlake.analysis.statistics.paired import paired_drop
 from vlmlake.analysis.statistics.proportions import proportion
 from vlmlake.analysis.statistics.roc import auroc
+from vlmlake.answers.rules import DEFAULT_RULE, correctness
 from vlmlake.errors import NotKeptError
 
 if TYPE_CHECKING:

@@ -13,8 +13,8 @@ from vlmlake.analysis.contract import NO_PARAMETERS, Analysis, NoParameters, Sou
 from vlmlake.analysis.drawing import new_axes
 from vlmlake.analysis.population import ALL_SPLITS, Population, population, splits_of, with_unparsed
 from vlmlake.analysis.result import Result, result_table
-from vlmlake.analysis.rules import DEFAULT_RULE, is_yes_or_no, judged, right_or_wrong, rule_named
 from vlmlake.analysis.statistics.proportions import proportion, ratio
+from vlmlake.answers.rules import DEFAULT_RULE, is_yes_or_no, judged, right_or_wrong, rule_named
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

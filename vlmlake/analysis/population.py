@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from vlmlake.analysis.rules import DEFAULT_RULE, judged, right_or_wrong, rule_named
 from vlmlake.analysis.statistics.estimate import Estimate
+from vlmlake.answers.rules import DEFAULT_RULE, judged, right_or_wrong, rule_named
 from vlmlake.errors import VlmlakeError
 
 ALL_SPLITS = "all"

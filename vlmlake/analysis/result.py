@@ -19,7 +19,7 @@ from vlmlake.store_schema import tables
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-SHOWN_COLUMNS = ("split", "position", "layer", "head", "at")
+SHOWN_COLUMNS = ("intervention", "split", "gold", "position", "layer", "head", "at")
 """What tells the rows of one metric and statistic apart: the dimensions of `Result.to_xarray`."""
 
 BOUNDS = ("value", "low", "high")
@@ -89,7 +89,9 @@ def result_table(rows: Sequence[Row]) -> pl.DataFrame:
     frame = pl.DataFrame(list(rows), schema=empty.schema, strict=False)
     corrected = np.full(frame.height, np.nan)
     told = frame["p_value"].is_not_null().to_numpy()
-    for _, together in frame.with_row_index("place").group_by("split", pl.col("head").is_null()):
+    for _, together in frame.with_row_index("place").group_by(
+        "intervention", "split", "gold", pl.col("head").is_null()
+    ):
         family = np.zeros(frame.height, bool)
         family[together["place"].to_numpy()] = True
         family &= told

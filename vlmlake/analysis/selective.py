@@ -13,10 +13,10 @@ from vlmlake.analysis.contract import Analysis, Source, dataset_of
 from vlmlake.analysis.drawing import new_axes
 from vlmlake.analysis.population import ALL_SPLITS, Population, joined, populations
 from vlmlake.analysis.result import Result, result_table
-from vlmlake.analysis.rules import DEFAULT_RULE
 from vlmlake.analysis.statistics.calibration import brier, expected_calibration_error
 from vlmlake.analysis.statistics.risk import COVERAGES, risk_curve
 from vlmlake.analysis.statistics.roc import auroc, auroc_gain
+from vlmlake.answers.rules import DEFAULT_RULE
 from vlmlake.errors import VlmlakeError
 from vlmlake.store_schema.schema import PROMPT_LAST
 

@@ -11,7 +11,7 @@ from vlmlake.analysis.analyze import CODE, content_id
 from vlmlake.analysis.layer_order import BLOCK, block_number
 from vlmlake.analysis.population import joined
 from vlmlake.analysis.published import FAMILIES, LLAVA, PUBLISHED, TOP_NEURONS, Published
-from vlmlake.analysis.rules import DEFAULT_RULE, require_rule
+from vlmlake.answers.rules import DEFAULT_RULE, require_rule
 from vlmlake.errors import VlmlakeError
 from vlmlake.store_schema.lake import Lake
 

@@ -55,15 +55,16 @@ def print_results(console: Console, results: pl.DataFrame) -> None:
     """Rows of tables.RESULTS, a table per run and analysis: what all its rows share stands above it; notes below, also
     of rows without a value.
     """
-    described = ["rule", "condition", "settings", "metric", "statistic", "split", "position", "layer", "n", "n_images"]
+    shown = ["metric", "statistic", "split", "gold", "position", "layer", "at", "n", "n_images"]
+    described = ["rule", "condition", "settings", "intervention", *shown]
     for (run, analysis), rows in results.group_by("run", "analysis", maintain_order=True):
         shared = [column for column in described if rows[column].n_unique() == 1]
         facts = [f"{column} {rows[column][0]}" for column in shared if rows[column][0] is not None]
         console.print("\n" + printable(f"{run}: {', '.join([str(analysis), *facts])}"))
-        shown = ["metric", "statistic", "split", "position", "layer", "value", "low", "high", "n", "n_images"]
         told = rows.filter(pl.col("value").is_not_null())
         if told.height:
-            print_table(console, told.select(column for column in shown if column not in shared).to_arrow())
+            columns = ["intervention", *shown[:-2], "value", "low", "high", *shown[-2:]]
+            print_table(console, told.select(column for column in columns if column not in shared).to_arrow())
         notes = list(rows.drop_nulls("note").group_by("note", maintain_order=True))
         for (note,), noted in notes[:NOTES_SHOWN]:
             places = [" ".join(filter(None, row)) for row in noted.select("metric", "layer", "position").iter_rows()]

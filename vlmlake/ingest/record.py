@@ -56,7 +56,7 @@ def run_record(
     arrays = tuple(spec.name for spec in job.plan.specs)
     identity = {
         "format_version": FORMAT_VERSION,
-        "model": model,
+        "model": {**model, "blocks": len(family.blocks)},
         "dataset": _dataset_identity(job, examples, facts),
         "image_processor": type(family.image_processor).__name__,
         "prompt_template": {"id": family.template_id, "text": family.template},

@@ -49,5 +49,7 @@ def workers(run: str) -> str:
 
 
 def finding(table: str, analysis: str, run: str, key: str) -> str:
-    """What one analysis found in one run, for one of tables.FINDINGS. key: what tells its settings from others."""
+    """What one analysis or intervention found in one run, for one of tables.FINDINGS. key: what tells its settings, or
+    its part, from others.
+    """
     return f"{table}/{analysis}/{run}/{key}.parquet"

@@ -13,7 +13,7 @@ from typing import Literal
 import ml_dtypes
 import numpy as np
 
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 """Version of everything on disk; written to lake.json."""
 
 CHUNK_BYTES = 128 * 1024

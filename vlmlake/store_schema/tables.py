@@ -108,6 +108,8 @@ RESULTS = pa.schema(
         ("split", pa.string()),
         ("rule", pa.string()),
         ("condition", pa.string()),
+        ("intervention", pa.string()),
+        ("gold", pa.string()),
         ("metric", pa.string()),
         ("position", pa.string()),
         ("layer", pa.string()),
@@ -130,11 +132,13 @@ RESULTS = pa.schema(
         ("code", pa.string()),
     ]
 )
-"""One row per statistic of an analysis. condition: on examples, in SQL, null for all; at: the place on a curve (a
-coverage, a number of neurons). low and high bound the 95 % interval that `interval` names; p_holm is the p-value after
-Holm over the table's rows of that split; n counts examples, n_items distinct (image, question) pairs, n_images distinct
-images; base_rate is the share of right answers; settings: the seed and the parameters, of this analysis and of those
-that it builds on, that are not the defaults; content: the first eight digits of Run.content; code names its code."""
+"""One row per statistic of an analysis. condition: on examples, in SQL, null for all; intervention: what was changed,
+by its id in INTERVENTIONS; gold: the gold answer that the examples have in common, null for all; at: the place on a
+curve (a coverage, a number of neurons). low and high bound the 95 % interval that `interval` names; p_holm is the
+p-value after Holm over the table's rows of that split; n counts examples, n_items distinct (image, question) pairs,
+n_images distinct images; base_rate is the share of right answers; settings: the seed and the parameters, of this
+analysis and of those that it builds on, that are not the defaults; content: the first eight digits of Run.content; code
+names its code."""
 
 METRICS = pa.schema(
     [
@@ -171,8 +175,83 @@ RANKINGS = pa.schema(
 """One row per ranking and neuron, a coordinate of a site: `resid` is the residual stream after the layer's block,
 `mlp_out` and `attn_out` what its halves wrote. rank counts from 1."""
 
-FINDINGS = {"results": RESULTS, "metrics": METRICS, "labels": LABELS, "rankings": RANKINGS}
-"""The tables that analyses write."""
+INTERVENTIONS = pa.schema(
+    [
+        ("run", pa.string()),
+        ("intervention", pa.string()),
+        ("condition", pa.string()),
+        ("kind", pa.string()),
+        ("set", pa.string()),
+        ("member", pa.int32()),
+        ("ranking", pa.string()),
+        ("rule", pa.string()),
+        ("site", pa.string()),
+        ("layer", pa.string()),
+        ("head", pa.int32()),
+        ("mode", pa.string()),
+        ("positions", pa.string()),
+        ("k", pa.int32()),
+        ("share", pa.float64()),
+        (
+            "edits",
+            pa.list_(
+                pa.struct(
+                    [
+                        ("site", pa.string()),
+                        ("layer", pa.string()),
+                        ("neurons", pa.list_(pa.int32())),
+                        ("values", pa.list_(pa.float32())),
+                    ]
+                )
+            ),
+        ),
+        ("pairs", pa.list_(pa.struct([("example", pa.string()), ("donor", pa.string())]))),
+        ("seed", pa.int64()),
+        ("answer_tokens", pa.int32()),
+        ("settings", pa.string()),
+    ]
+)
+"""One row per condition of an intervention: one way in which the model or the image is not as it was. The same
+condition may belong to several interventions. kind: `none` (nothing is changed: what the others are compared with),
+`ablate`, `heads`, `bypass`, `patch` or `mask`. set: what it is among its intervention's conditions, as `top` or
+`control`; member: which of several that differ by chance, from 0. layer: a label of the arrays'. k: how many neurons or
+patches, share: of how many there are, where it was asked so. edits: coordinates that are set, and to what; pairs: the
+example whose activations take the place of another's. settings: the request, as JSON."""
+
+OUTCOMES = pa.schema(
+    [
+        *KEYS,
+        ("intervention", pa.string()),
+        ("condition", pa.string()),
+        ("route", pa.string()),
+        ("answer", pa.string()),
+        ("answer_tokens", pa.int32()),
+        ("token_ids", pa.list_(pa.int32())),
+        ("finish", pa.string()),
+        ("first_log_prob", pa.float32()),
+        ("first_gap", pa.float32()),
+        ("first_logit", pa.float32()),
+        ("gold_logit", pa.float32()),
+        ("margin", pa.float32()),
+        ("yes_minus_no", pa.float32()),
+        ("labels", pa.list_(pa.struct([("rule", pa.string()), ("label", pa.string())]))),
+    ]
+)
+"""What the model said of one example under one condition, columns as in ANSWERS. route: the way it was found,
+`algebra`, `suffix` or `full`. first_logit: of the first token that was taken; gold_logit: the largest of the gold
+answer's spellings, margin: that less the largest other, yes_minus_no: the largest spelling of yes less that of no; null
+where there is no spelling. labels: of the answer under every label rule that can compare with the gold answer: `right`,
+`wrong` or `unparsed`."""
+
+FINDINGS = {
+    "results": RESULTS,
+    "metrics": METRICS,
+    "labels": LABELS,
+    "rankings": RANKINGS,
+    "interventions": INTERVENTIONS,
+    "outcomes": OUTCOMES,
+}
+"""The tables that analyses and interventions write."""
 
 
 def to_parquet(

@@ -19,7 +19,7 @@ from vlmlake.analysis.contract import Analysis, Source, dataset_of
 from vlmlake.analysis.drawing import draw_over_layers, new_axes
 from vlmlake.analysis.population import ALL_SPLITS, Population, populations
 from vlmlake.analysis.result import Result, result_table
-from vlmlake.analysis.rules import DEFAULT_RULE
+from vlmlake.answers.rules import DEFAULT_RULE
 from vlmlake.errors import VlmlakeError
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from vlmlake.analysis.margins.spellings import NONE
+from vlmlake.answers.spellings import NONE
 
 ROWS, COLUMNS = 512, 1024
 """Examples and tokens of one block: 2 MiB of logits, which the passes over them find in the processor's cache."""

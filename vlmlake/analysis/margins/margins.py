@@ -18,10 +18,10 @@ from vlmlake.analysis.layer_order import block_numbers
 from vlmlake.analysis.margins.curves import Curve, peak_rows, separation_rows
 from vlmlake.analysis.margins.layers import commit_layers, whole_stack
 from vlmlake.analysis.margins.readouts import Readouts
-from vlmlake.analysis.margins.spellings import gold_note
 from vlmlake.analysis.population import Population, joined, populations
 from vlmlake.analysis.result import Result, Row, result_table
-from vlmlake.analysis.rules import DEFAULT_RULE, is_yes_or_no
+from vlmlake.answers.rules import DEFAULT_RULE, is_yes_or_no
+from vlmlake.answers.spellings import gold_note
 from vlmlake.errors import VlmlakeError
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ from vlmlake.analysis.contract import kept_array
 from vlmlake.analysis.layer_order import block_number
 from vlmlake.analysis.margins.layers import whole_stack
 from vlmlake.analysis.margins.lens import COLUMNS, FIELDS, ROWS, lens, normed
-from vlmlake.analysis.margins.spellings import NONE, Vocabulary, gold_text
+from vlmlake.answers.spellings import NONE, Vocabulary, gold_text
 from vlmlake.errors import VlmlakeError
 from vlmlake.store_schema.schema import PROMPT_LAST
 

@@ -14,9 +14,9 @@ from vlmlake.analysis.blocks import computed, example_pieces
 from vlmlake.analysis.contract import kept_array
 from vlmlake.analysis.margins.lens import rms
 from vlmlake.analysis.margins.readouts import Readouts, require_last_block, stored_lead
-from vlmlake.analysis.margins.spellings import NONE, gold_note
 from vlmlake.analysis.neurons.rankings import gold_and_runner_up
 from vlmlake.analysis.population import joined
+from vlmlake.answers.spellings import NONE, gold_note
 from vlmlake.errors import VlmlakeError
 from vlmlake.store_schema.schema import PROMPT_LAST
 

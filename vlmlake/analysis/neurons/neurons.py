@@ -22,8 +22,8 @@ from vlmlake.analysis.neurons.l1 import l1_weights
 from vlmlake.analysis.neurons.layer import ATTRIBUTION, Halves, Ranked, ranked_layer
 from vlmlake.analysis.population import Population, joined, population
 from vlmlake.analysis.result import Result, result_table
-from vlmlake.analysis.rules import DEFAULT_RULE
 from vlmlake.analysis.statistics.estimate import require_two_classes
+from vlmlake.answers.rules import DEFAULT_RULE
 from vlmlake.errors import VlmlakeError
 from vlmlake.store_schema import tables
 from vlmlake.store_schema.schema import EMBED, PROMPT_LAST

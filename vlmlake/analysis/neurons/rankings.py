@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from scipy.stats import rankdata
 
-from vlmlake.analysis.margins.spellings import NONE
+from vlmlake.answers.spellings import NONE
 
 
 def d_act(values: np.ndarray, correct: np.ndarray) -> np.ndarray:

@@ -12,7 +12,7 @@ from vlmlake.analysis.contract import Analysis, Source, dataset_of
 from vlmlake.analysis.population import population
 from vlmlake.analysis.probes.one_probe import FoldParameters, OneProbeResult, one_probe
 from vlmlake.analysis.probes.out_of_fold import design
-from vlmlake.analysis.rules import DEFAULT_RULE
+from vlmlake.answers.rules import DEFAULT_RULE
 from vlmlake.errors import VlmlakeError
 from vlmlake.store_schema.schema import PROMPT_LAST
 

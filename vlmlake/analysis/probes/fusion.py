@@ -13,7 +13,7 @@ from vlmlake.analysis.population import joined, population
 from vlmlake.analysis.probes.one_probe import DEFAULTS, FoldParameters, OneProbeResult, one_probe
 from vlmlake.analysis.probes.out_of_fold import Design, design
 from vlmlake.analysis.probes.probes import NESTED, without_fold
-from vlmlake.analysis.rules import DEFAULT_RULE
+from vlmlake.answers.rules import DEFAULT_RULE
 from vlmlake.errors import VlmlakeError
 from vlmlake.store_schema.schema import PROMPT_LAST
 

@@ -19,9 +19,9 @@ from vlmlake.analysis.probes.one_probe import FoldParameters
 from vlmlake.analysis.probes.out_of_fold import Design, Scored, design, out_of_fold
 from vlmlake.analysis.probes.scores import Score, score_rows, spread
 from vlmlake.analysis.result import Result, result_table
-from vlmlake.analysis.rules import DEFAULT_RULE
 from vlmlake.analysis.statistics.estimate import Estimate
 from vlmlake.analysis.statistics.roc import aurocs
+from vlmlake.answers.rules import DEFAULT_RULE
 from vlmlake.errors import VlmlakeError
 from vlmlake.store_schema.schema import PROMPT_LAST, position_names
 

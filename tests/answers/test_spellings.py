@@ -3,7 +3,7 @@ import json
 import numpy as np
 import pytest
 
-from vlmlake.analysis.margins.spellings import MODAL, NONE, Vocabulary, gold_note, gold_text
+from vlmlake.answers.spellings import MODAL, NONE, Vocabulary, gold_note, gold_text
 
 VOCABULARY = Vocabulary.of(
     ["", "yes", " Yes", "\u2581YES", "\u0120yes", "yes.", "no", "No\n", "not", "gi", "gira", "Gira", "g", "a", "3"]

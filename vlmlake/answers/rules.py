@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from vlmlake.analysis.vqa_score import ten_answers, vqa_score
+from vlmlake.answers.vqa_score import ten_answers, vqa_score
 from vlmlake.errors import VlmlakeError
 
 Verdict = bool | None

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from vlmlake.analysis.vqa_score import normalised, ten_answers
+from vlmlake.answers.vqa_score import normalised, ten_answers
 
 MARKS = string.whitespace + "\u2581\u0120"
 """Blanks, and the marks that stand for one: sentencepiece's U+2581 and the byte-level G with dot, U+0120."""

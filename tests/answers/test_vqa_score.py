@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vlmlake.analysis.vqa_score import normalised, ten_answers, vqa_score
+from vlmlake.answers.vqa_score import normalised, ten_answers, vqa_score
 
 
 @pytest.mark.parametrize(
