@@ -79,6 +79,7 @@ class Family(ABC):
         self.blocks: Sequence[nn.Module] = self._part("model.language_model.layers")
         self.attentions: Sequence[nn.Module] = self._parts_of_blocks("self_attn")
         self.mlps: Sequence[nn.Module] = self._parts_of_blocks("mlp")
+        self.head_projections: Sequence[nn.Module] = self._parts_of_blocks("self_attn.o_proj")
         self.final_norm: Any = self._part("model.language_model.norm")
         self.unembedding: Any = self._part("lm_head")
         self._grids: dict[tuple[int, int], tuple[int, int]] = {}
@@ -134,6 +135,12 @@ class Family(ABC):
             hidden=config.hidden_size,
             vocab=self.unembedding.weight.shape[0],
         )
+
+    @property
+    def heads_width(self) -> int:
+        """Width of all heads' outputs beside one another, before they are projected onto the residual stream."""
+        width: int = self.head_projections[0].in_features  # type: ignore[assignment]
+        return width
 
     @property
     def longest_sequence(self) -> int:

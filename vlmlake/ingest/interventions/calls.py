@@ -37,15 +37,15 @@ class BlockCall:
             if name not in ROW_AXES and any(isinstance(one, torch.Tensor) for one in _each(value)):
                 raise VlmlakeError(f"a block takes {name}, which is not known: expected {', '.join(ROW_AXES)}")
 
-    def repeated(self, times: int) -> BlockCall:
-        """Its rows over and over, `times` times."""
+    def chosen(self, places: torch.Tensor) -> BlockCall:
+        """These of its rows, [n], each as often as it is named."""
         rows = len(self.stream)
 
-        def again(name: str, value: torch.Tensor) -> torch.Tensor:
+        def take(name: str, value: torch.Tensor) -> torch.Tensor:
             axis = ROW_AXES[name]
-            return value if value.shape[axis] != rows else torch.cat([value] * times, dim=axis)
+            return value if value.shape[axis] != rows else value.index_select(axis % value.ndim, places)
 
-        return BlockCall(self.stream.repeat(times, 1, 1), self._mapped(again))
+        return BlockCall(self.stream[places], self._mapped(take))
 
     def columns(self, first: int, last: int) -> BlockCall:
         """The same for the columns from `first` up to `last`, not counted from the end; keys up to there, too."""
@@ -75,7 +75,8 @@ class _BlockReachedError(Exception):
 
 
 def call_of_block(family: Family, block: int, **arguments: Any) -> BlockCall:
-    """How a block is called in a forward of the model with these arguments, which goes no further than that.
+    """How a block is called in a forward of the model with these arguments, which goes no further than that; for the
+    number after the last block's, how the final norm is.
 
     Blocks before it leave their keys and values in the cache that is among the arguments, if there is one.
     """
@@ -86,7 +87,8 @@ def call_of_block(family: Family, block: int, **arguments: Any) -> BlockCall:
         found.append(BlockCall(positional[0] if positional else keywords["hidden_states"], rest))
         raise _BlockReachedError
 
-    hook = family.blocks[block].register_forward_pre_hook(stop, with_kwargs=True)
+    module = family.blocks[block] if block < len(family.blocks) else family.final_norm
+    hook = module.register_forward_pre_hook(stop, with_kwargs=True)
     try:
         family.model(**arguments)
     except _BlockReachedError:

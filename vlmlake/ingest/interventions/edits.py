@@ -1,86 +1,169 @@
-"""What is done to coordinates of the residual stream while a block runs, for many conditions in one batch."""
+"""What is done to coordinates of a block's parts while the model runs, for many conditions in one batch."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
 from vlmlake.errors import VlmlakeError
 from vlmlake.ingest.families.base import Family
 
-RESID, MLP_OUT, ATTN_OUT = "resid", "mlp_out", "attn_out"
-SITES = (RESID, MLP_OUT, ATTN_OUT)
-"""Where a neuron is: in the residual stream after a block, or in what one of the block's halves writes."""
+RESID, MLP_OUT, ATTN_OUT, HEAD_OUT = "resid", "mlp_out", "attn_out", "head_out"
+SITES = (RESID, MLP_OUT, ATTN_OUT, HEAD_OUT)
+"""Where a neuron is: in the residual stream after a block, in what one of the block's halves writes, or in the heads'
+outputs, head after head, before they are projected onto the stream (`z` in TransformerLens)."""
+
+AFTER_BLOCK = (RESID, MLP_OUT)
+"""Sites at which an edit changes nothing in its block but what leaves it."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Edit:
     """Set coordinates of one site to fixed values.
 
-    site: of SITES. block: its number. neurons: coordinates, each once. values: what each becomes, as many.
+    site: of SITES. block: its number. neurons: [k], coordinates, each once. values: [k], what each becomes, or
+    [questions, k], for each question of a batch its own; NaN leaves a coordinate as it is.
     """
 
     site: str
     block: int
-    neurons: tuple[int, ...]
-    values: tuple[float, ...]
+    neurons: np.ndarray
+    values: np.ndarray
 
     def __post_init__(self) -> None:
+        neurons, values = np.asarray(self.neurons, np.int64), np.asarray(self.values, np.float32)
+        object.__setattr__(self, "neurons", neurons)
+        object.__setattr__(self, "values", values)
         if self.site not in SITES:
             raise VlmlakeError(f"the site is {self.site}, expected one of {', '.join(SITES)}")
-        if len(self.neurons) != len(self.values) or len(set(self.neurons)) != len(self.neurons):
-            raise VlmlakeError(f"{len(self.neurons)} neurons, {len(self.values)} values: expected one for each, once")
+        if neurons.shape != values.shape[-1:] or len(np.unique(neurons)) != len(neurons):
+            raise VlmlakeError(f"{len(neurons)} neurons, {values.shape[-1]} values: expected one for each, once")
+
+    @property
+    def first_block(self) -> int:
+        """The first block that runs otherwise than without it."""
+        return self.block + 1 if self.site in AFTER_BLOCK else self.block
 
 
 Condition = Sequence[Edit]
 """Edits that are made together; none for the model as it is."""
 
+Place = tuple[str, int]
+"""A site and a block."""
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Of each row of a batch the number of its condition and of its question. [rows] each, on the model's device."""
+
+    condition: torch.Tensor
+    question: torch.Tensor
+
+    @classmethod
+    def stacked(cls, conditions: int, questions: int, device: torch.device) -> Rows:
+        """One condition after another, each with all questions."""
+        numbers = torch.arange(conditions * questions, device=device)
+        return cls(numbers // questions, numbers % questions)
+
+    def chosen(self, places: torch.Tensor) -> Rows:
+        return Rows(self.condition[places], self.question[places])
+
+
+@dataclass(frozen=True)
+class Scope:
+    """What a forward's edits are made to. rows: of its batch. where: [rows, columns], bool, its tokens; none for all."""
+
+    rows: Rows
+    where: torch.Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Overlay:
+    """What conditions set at one place. values: [conditions, 1 or questions, width], NaN where nothing is set."""
+
+    values: torch.Tensor
+
+    def on(self, stream: torch.Tensor, scope: Scope) -> torch.Tensor:
+        """The edited stream, [rows, columns, width]."""
+        rows, own = scope.rows, self.values.shape[1] > 1
+        values = self.values[rows.condition, rows.question if own else torch.zeros_like(rows.question)]
+        values = values[:, None].to(stream.dtype)
+        set_here = ~values.isnan()
+        if scope.where is not None:
+            set_here = set_here & scope.where[..., None]
+        return torch.where(set_here, values, stream)
+
+    def through(self, write: torch.Tensor, stream: torch.Tensor, scope: Scope) -> torch.Tensor:
+        """The stream after `write` was added to it, as it would be if the write had been edited."""
+        return stream + (self.on(write, scope) - write)
+
+
+def overlays(family: Family, conditions: Sequence[Condition]) -> dict[Place, Overlay]:
+    """The conditions' edits by place.
+
+    Raises VlmlakeError for a block or a neuron that the model does not have, or a neuron that is set twice.
+    """
+    found: dict[Place, Overlay] = {}
+    for place in sorted({(edit.site, edit.block) for condition in conditions for edit in condition}):
+        width = _width(family, *place)
+        here = [[edit for edit in condition if (edit.site, edit.block) == place] for condition in conditions]
+        questions = max([1, *(len(edit.values) for edits in here for edit in edits if edit.values.ndim == 2)])
+        values = np.full((len(conditions), questions, width), np.nan, np.float32)
+        for number, edits in enumerate(here):
+            for edit in edits:
+                if edit.neurons.size and not (0 <= edit.neurons.min() and edit.neurons.max() < width):
+                    wrong = edit.neurons[(edit.neurons < 0) | (edit.neurons >= width)][0]
+                    raise VlmlakeError(f"neurons of {edit.site} are 0 to {width - 1}, got {wrong}")
+                if not np.isnan(values[number][:, edit.neurons]).all():
+                    raise VlmlakeError(f"a neuron of {edit.site} of block {edit.block} is set twice")
+                values[number][:, edit.neurons] = edit.values
+        found[place] = Overlay(torch.from_numpy(values).to(family.device))
+    return found
+
 
 @contextmanager
-def edited(family: Family, conditions: Sequence[Condition], where: torch.Tensor) -> Iterator[None]:
-    """Make the edits in every forward inside the block, over a batch in which the conditions follow one another, each
-    with as many rows.
-
-    where: [rows of one condition, columns], bool, the tokens that are edited.
-
-    Raises VlmlakeError for a block or a neuron that the model does not have.
+def edited(
+    family: Family, changes: Mapping[Place, Overlay], scope: Callable[[], Scope | None]
+) -> Iterator[None]:
+    """Make the changes in every forward inside the block. scope: asked when a part of the model has run; none where
+    nothing is edited in this forward.
     """
-    hidden = family.decoder.hidden
-    for edit in (edit for condition in conditions for edit in condition):
-        if not all(0 <= neuron < hidden for neuron in edit.neurons):
-            raise VlmlakeError(f"neurons of {edit.site} are 0 to {hidden - 1}, got {max(edit.neurons, key=abs)}")
     with ExitStack() as stack:
-        places = {(edit.site, edit.block) for condition in conditions for edit in condition}
-        for place in sorted(places):
-            chosen = [[edit for edit in condition if (edit.site, edit.block) == place] for condition in conditions]
-            hook = _module(family, *place).register_forward_hook(partial(_set, chosen, where))
-            stack.callback(hook.remove)
+        for place, overlay in changes.items():
+            stack.callback(_hooked(family, place, overlay, scope))
         yield
 
 
-def _module(family: Family, site: str, block: int) -> nn.Module:
+def _hooked(family: Family, place: Place, overlay: Overlay, scope: Callable[[], Scope | None]) -> Callable[[], None]:
+    """Hook the module of a place; what takes the hook away."""
+    site, block = place
+
+    def after(module: nn.Module, arguments: tuple[Any, ...], output: Any) -> Any:
+        now = scope()
+        if now is None:
+            return None
+        if isinstance(output, tuple):
+            return (overlay.on(output[0], now), *output[1:])
+        return overlay.on(output, now)
+
+    def before(module: nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, ...] | None:
+        now = scope()
+        return None if now is None else (overlay.on(arguments[0], now), *arguments[1:])
+
+    if site == HEAD_OUT:
+        projection = family.head_projections[block]
+        return projection.register_forward_pre_hook(before).remove
     modules = {RESID: family.blocks, MLP_OUT: family.mlps, ATTN_OUT: family.attentions}[site]
-    if not 0 <= block < len(modules):
-        raise VlmlakeError(f"the model has blocks 0 to {len(modules) - 1}, got {block}")
-    return modules[block]
+    return modules[block].register_forward_hook(after).remove
 
 
-def _set(
-    conditions: Sequence[Condition], where: torch.Tensor, module: nn.Module, arguments: tuple[Any, ...], output: Any
-) -> Any:
-    first = output[0] if isinstance(output, tuple) else output
-    stream = first.clone()
-    rows = len(stream) // len(conditions)
-    for number, condition in enumerate(conditions):
-        part = stream[number * rows : (number + 1) * rows]
-        for edit in condition:
-            neurons = torch.tensor(edit.neurons, device=stream.device)
-            values = torch.tensor(edit.values, device=stream.device, dtype=stream.dtype)
-            part[..., neurons] = torch.where(where[..., None], values, part[..., neurons])
-    return (stream, *output[1:]) if isinstance(output, tuple) else stream
+def _width(family: Family, site: str, block: int) -> int:
+    if not 0 <= block < len(family.blocks):
+        raise VlmlakeError(f"the model has blocks 0 to {len(family.blocks) - 1}, got {block}")
+    return family.heads_width if site == HEAD_OUT else family.decoder.hidden

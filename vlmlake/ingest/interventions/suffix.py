@@ -1,15 +1,17 @@
 """The route that runs only the blocks which an edit can change: many conditions over one batch, from the residual
-stream before the edited block on.
+stream at the first changed block on.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
+from torch import nn
 from transformers.cache_utils import DynamicCache
 
 from vlmlake.errors import VlmlakeError
@@ -19,88 +21,208 @@ from vlmlake.ingest.columns import Columns
 from vlmlake.ingest.families.base import Family
 from vlmlake.ingest.generation import Questions
 from vlmlake.ingest.interventions.calls import BlockCall, call_of_block, run_from
-from vlmlake.ingest.interventions.edits import Condition, edited
+from vlmlake.ingest.interventions.edits import (
+    AFTER_BLOCK,
+    MLP_OUT,
+    RESID,
+    Condition,
+    Overlay,
+    Place,
+    Rows,
+    Scope,
+    edited,
+    overlays,
+)
 
 Positions = Literal["all", "prompt_last"]
-"""Which tokens are edited: all of the prompt, or the one that predicts the answer."""
+"""Which tokens are edited: every one of the prompt and of the answer, or the one that predicts the answer."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """Some columns of a batch where a block is reached.
+
+    call: how it is called. seen: [rows, columns], bool, true where a token is. written: [rows, columns, hidden], what
+    the MLP before it wrote, where that is edited.
+    """
+
+    call: BlockCall
+    seen: torch.Tensor
+    written: torch.Tensor | None
+
+    def columns(self, first: int, last: int) -> Part:
+        """Those from `first` up to `last`."""
+        written = None if self.written is None else self.written[:, first:last]
+        return Part(self.call.columns(first, last), self.seen[:, first:last], written)
+
+    def chosen(self, places: torch.Tensor) -> Part:
+        """These rows, each as often as it is named."""
+        written = None if self.written is None else self.written[places]
+        return Part(self.call.chosen(places), self.seen[places], written)
+
+
+@dataclass(frozen=True)
+class Changes:
+    """The edits of several conditions, as they are met from a block on. entering: those of what the block before it
+    left; within: those of later parts.
+    """
+
+    entering: Mapping[Place, Overlay]
+    within: Mapping[Place, Overlay]
+    number: int
+
+    @classmethod
+    def of(cls, family: Family, conditions: Sequence[Condition], block: int) -> Changes:
+        """Raises VlmlakeError for an edit that has its effect before the block."""
+        for edit in (edit for condition in conditions for edit in condition):
+            if edit.first_block < block:
+                raise VlmlakeError(f"an edit of {edit.site} of block {edit.block} cannot start from block {block}")
+        found = overlays(family, conditions)
+        entering = {place: one for place, one in found.items() if place[0] in AFTER_BLOCK and place[1] == block - 1}
+        within = {place: one for place, one in found.items() if place not in entering}
+        return cls(entering, within, len(conditions))
+
+    def entered(self, part: Part, block: int, scope: Scope) -> BlockCall:
+        """The block's call with what was left before it edited."""
+        stream = part.call.stream
+        if (MLP_OUT, block - 1) in self.entering:
+            assert part.written is not None
+            stream = self.entering[MLP_OUT, block - 1].through(part.written, stream, scope)
+        if (RESID, block - 1) in self.entering:
+            stream = self.entering[RESID, block - 1].on(stream, scope)
+        return BlockCall(stream, part.call.keywords)
+
+
+@dataclass(frozen=True)
+class Prompted:
+    """After the prompts. stream: [conditions x questions, hidden], at prompt_last after the last block. cache: keys and
+    values of the blocks that ran under each condition, none where none ran.
+    """
+
+    stream: torch.Tensor
+    cache: DynamicCache | None
 
 
 @dataclass(frozen=True)
 class Started:
-    """One batch of questions, run up to a block.
+    """One batch of questions, run up to a block; up to the final norm where the block's number is the last's and one.
 
-    prefix: the block's call over what the questions of an image share, one row an image; None where nothing is shared.
-    suffix: over the rest, one row a question, whose image is `prefix_of`. prefix_seen, suffix_seen: [rows, columns],
-    bool, true where a token is.
+    prefix: what the questions of an image share, one row an image; None where nothing is shared. suffix: the rest, one
+    row a question, whose image is `prefix_of`. cache: keys and values of the blocks before, a row a question, over
+    `columns` of which those with tokens are `seen`.
     """
 
     family: Family
     block: int
-    prefix: BlockCall | None
-    suffix: BlockCall
-    prefix_of: Sequence[int]
-    prefix_seen: torch.Tensor
-    suffix_seen: torch.Tensor
+    asked: Questions
+    prefix: Part | None
+    suffix: Part
+    cache: DynamicCache
+    seen: torch.Tensor
+
+    @property
+    def questions(self) -> int:
+        return len(self.suffix.seen)
 
     def logits(self, conditions: Sequence[Condition], positions: Positions) -> torch.Tensor:
         """The first answer token's logits under every condition, [conditions, questions, vocab], float32.
 
-        conditions: edits of this block or later ones.
+        conditions: edits that have no effect before the block.
 
-        Raises VlmlakeError for an edit of an earlier block, or of what the model does not have.
+        Raises VlmlakeError for an edit that has, or of what the model does not have.
         """
-        early = [edit for condition in conditions for edit in condition if edit.block < self.block]
-        if early:
-            raise VlmlakeError(f"an edit of block {early[0].block} cannot start from block {self.block}")
         with torch.inference_mode():
-            stream = self._after_last_block(conditions, positions)
-            logits: torch.Tensor = self.family.unembedding(self.family.final_norm(stream)).float()
-        return logits.view(len(conditions), len(self.suffix.stream), -1)
+            prompted = self.prompted(Changes.of(self.family, conditions, self.block), positions)
+            return self.unembedded(prompted.stream).view(len(conditions), self.questions, -1)
 
-    def _after_last_block(self, conditions: Sequence[Condition], positions: Positions) -> torch.Tensor:
-        """The residual stream at prompt_last, [conditions x questions, hidden]."""
+    def unembedded(self, stream: torch.Tensor) -> torch.Tensor:
+        """Logits, float32, of the residual stream after the last block."""
+        logits: torch.Tensor = self.family.unembedding(self.family.final_norm(stream)).float()
+        return logits
+
+    def prompted(self, changes: Changes, positions: Positions) -> Prompted:
+        """The prompts run on from the block under all conditions."""
+        if self.block == len(self.family.blocks):
+            return Prompted(self._nothing_left(changes), None)
         if positions == "all":
-            return self._all_tokens(conditions, self.suffix_seen)
+            return self._all_tokens(changes, None)
         if not self.family.image_sees_question:
-            return self._last_token(conditions)
+            return self._last_token(changes)
         # Here the tokens before attend to prompt_last, too.
-        last = torch.zeros_like(self.suffix_seen)
+        last = torch.zeros_like(self.suffix.seen)
         last[:, -1] = True
-        return self._all_tokens(conditions, last)
+        return self._all_tokens(changes, last)
 
-    def _all_tokens(self, conditions: Sequence[Condition], where: torch.Tensor) -> torch.Tensor:
-        times, cache = len(conditions), None
-        if self.prefix is not None:
-            cache = self._cache_of_prefix(conditions, times)
-        with edited(self.family, conditions, where):
-            return run_from(self.family, self.block, self.suffix.repeated(times), cache)[:, -1]
+    def _nothing_left(self, changes: Changes) -> torch.Tensor:
+        """No block runs any more, so that no other token counts."""
+        rows = Rows.stacked(changes.number, self.questions, self.seen.device)
+        width = self.suffix.seen.shape[1]
+        last = self.suffix.columns(width - 1, width).chosen(rows.question)
+        return changes.entered(last, self.block, Scope(rows)).stream[:, -1]
 
-    def _last_token(self, conditions: Sequence[Condition]) -> torch.Tensor:
+    def _all_tokens(self, changes: Changes, where: torch.Tensor | None) -> Prompted:
+        """where: [questions, columns of the suffix], the tokens that are edited, or all of them."""
+        cache = DynamicCache() if self.prefix is None else self._cache_of_prefix(changes, changes.number)
+        rows = Rows.stacked(changes.number, self.questions, self.seen.device)
+        scope = Scope(rows, None if where is None else where[rows.question])
+        return self._run(self.suffix.chosen(rows.question), changes, scope, cache)
+
+    def _last_token(self, changes: Changes) -> Prompted:
         """All other tokens are run once, for all conditions: none of them sees the last."""
-        times, columns = len(conditions), self.suffix.stream.shape[1]
-        before = self._cache_of_prefix([()], 1) if self.prefix is not None else DynamicCache()
-        if columns > 1:
-            run_from(self.family, self.block, self.suffix.columns(0, columns - 1), before)
-        rows = list(range(len(self.suffix.stream))) * times
-        cache = with_room(before, rows, 1, self.block) if columns > 1 or self.prefix is not None else None
-        last = self.suffix.columns(columns - 1, columns).repeated(times)
-        with edited(self.family, conditions, self.suffix_seen[:, -1:]):
-            return run_from(self.family, self.block, last, cache)[:, -1]
-
-    def _cache_of_prefix(self, conditions: Sequence[Condition], times: int) -> DynamicCache:
-        """Keys and values of the prefixes under every condition, a row for each condition and question."""
-        assert self.prefix is not None
+        width = self.suffix.seen.shape[1]
+        before = DynamicCache() if self.prefix is None else self._cache_of_prefix(None, 1)
+        if width > 1:
+            run_from(self.family, self.block, self.suffix.columns(0, width - 1).call, before)
+        rows = Rows.stacked(changes.number, self.questions, self.seen.device)
         cache = DynamicCache()
-        with edited(self.family, conditions, self.prefix_seen):
-            run_from(self.family, self.block, self.prefix.repeated(times), cache)
-        images = len(self.prefix.stream)
-        rows = [number * images + prefix for number in range(times) for prefix in self.prefix_of]
-        return with_room(cache, rows, self.suffix.stream.shape[1], self.block)
+        if width > 1 or self.prefix is not None:
+            cache = with_room(before, rows.question.tolist(), 1, self.block)
+        last = self.suffix.columns(width - 1, width).chosen(rows.question)
+        return self._run(last, changes, Scope(rows), cache)
+
+    def _run(self, part: Part, changes: Changes, scope: Scope, cache: DynamicCache) -> Prompted:
+        call = changes.entered(part, self.block, scope)
+        with edited(self.family, changes.within, lambda: scope):
+            return Prompted(run_from(self.family, self.block, call, cache)[:, -1], cache)
+
+    def _cache_of_prefix(self, changes: Changes | None, times: int) -> DynamicCache:
+        """Keys and values of the prefixes, under each of `times` conditions; a row for each condition and question."""
+        assert self.prefix is not None
+        cache, images = DynamicCache(), len(self.prefix.seen)
+        rows = Rows.stacked(times, images, self.seen.device)
+        if changes is None:
+            run_from(self.family, self.block, self.prefix.call, cache)
+        else:
+            self._run(self.prefix.chosen(rows.question), changes, Scope(rows), cache)
+        places = [number * images + prefix for number in range(times) for prefix in self.asked.prefix_of]
+        return with_room(cache, places, self.suffix.seen.shape[1], self.block)
+
+    def part_of_step(self, ids: torch.Tensor, mask: torch.Tensor, positions: Any, cache: DynamicCache) -> Part:
+        """One more token of some answers, run up to the block. ids: [rows, 1]. mask: [rows, columns], bool."""
+        with _writes_before(self.family, self.block) as written:
+            call = call_of_block(
+                self.family,
+                self.block,
+                input_ids=ids,
+                attention_mask=mask[:, None, None],
+                position_ids=positions,
+                **({"past_key_values": cache, "use_cache": True} if self.block else {"use_cache": False}),
+            )
+        return Part(call, mask[:, -1:], written[-1] if written else None)
+
+    def step(self, part: Part, changes: Changes, rows: Rows, positions: Positions, cache: DynamicCache) -> torch.Tensor:
+        """The same token run on under each row's condition: logits [rows, vocab]; `cache` takes its keys and values."""
+        if positions == "prompt_last":
+            changes = Changes({}, {}, changes.number)
+        if self.block < len(self.family.blocks):
+            return self.unembedded(self._run(part, changes, Scope(rows), cache).stream)
+        return self.unembedded(changes.entered(part, self.block, Scope(rows)).stream[:, -1])
 
 
 @torch.inference_mode()
 def start(family: Family, asked: Questions, block: int, shared: bool) -> Started:
-    """Run a batch up to a block. shared: the prefix once per image.
+    """Run a batch up to a block; up to the final norm for the number after the last block's. shared: the prefix once
+    per image.
 
     Raises VlmlakeError for a shared prefix of a family whose images see the question, or from block 0 on, before which
     nothing is computed.
@@ -109,18 +231,44 @@ def start(family: Family, asked: Questions, block: int, shared: bool) -> Started
         raise VlmlakeError(f"no prefix of {family.model_type} can be shared from block {block} on")
     columns, pad = Columns.of(asked.prompts), family.tokenizer.pad_token_id or 0
     suffixes = columns.suffixes(asked.prompts, pad)
+    cache = DynamicCache()
     if not shared:
         whole = columns.prefixes(asked.prompts, pad).beside(suffixes)
         images = [asked.images[prefix] for prefix in asked.prefix_of]
-        call = call_of_block(family, block, **prompt_arguments(family, whole, images), use_cache=False)
-        tokens = on_device(family, whole.seen).bool()
-        return Started(family, block, None, call, asked.prefix_of, tokens[:, :0], tokens)
+        arguments = prompt_arguments(family, whole, images)
+        seen = on_device(family, whole.seen).bool()
+        return Started(family, block, asked, None, _part(family, block, seen, arguments, cache), cache, seen)
     prefixes = columns.prefixes([asked.first_of(prefix) for prefix in range(len(asked.images))], pad)
-    cache = DynamicCache()
     arguments = prompt_arguments(family, prefixes, asked.images)
-    first = call_of_block(family, block, **arguments, past_key_values=cache, use_cache=True)
-    seen = np.concatenate([prefixes.seen[list(asked.prefix_of)], suffixes.seen], axis=1)
+    first = _part(family, block, on_device(family, prefixes.seen).bool(), arguments, cache)
+    both = np.concatenate([prefixes.seen[list(asked.prefix_of)], suffixes.seen], axis=1)
     roomy = with_room(cache, asked.prefix_of, columns.suffix)
-    second = call_of_block(family, block, **continuation_arguments(family, suffixes, seen, roomy))
-    prefix_seen, suffix_seen = (on_device(family, part.seen).bool() for part in (prefixes, suffixes))
-    return Started(family, block, first, second, asked.prefix_of, prefix_seen, suffix_seen)
+    arguments = continuation_arguments(family, suffixes, both, roomy)
+    second = _part(family, block, on_device(family, suffixes.seen).bool(), arguments, roomy)
+    return Started(family, block, asked, first, second, roomy, on_device(family, both).bool())
+
+
+def _part(family: Family, block: int, seen: torch.Tensor, arguments: dict[str, Any], cache: DynamicCache) -> Part:
+    if block:
+        arguments = {**arguments, "past_key_values": cache, "use_cache": True}
+    with _writes_before(family, block) as written:
+        call = call_of_block(family, block, **arguments)
+    return Part(call, seen, written[-1] if written else None)
+
+
+@contextmanager
+def _writes_before(family: Family, block: int) -> Iterator[list[torch.Tensor]]:
+    """What the MLP of the block before this one writes, as it runs."""
+    written: list[torch.Tensor] = []
+
+    def keep(module: nn.Module, arguments: tuple[Any, ...], output: Any) -> None:
+        written.append(output[0] if isinstance(output, tuple) else output)
+
+    if block == 0:
+        yield written
+        return
+    hook = family.mlps[block - 1].register_forward_hook(keep)
+    try:
+        yield written
+    finally:
+        hook.remove()
