@@ -181,7 +181,7 @@ def test_before_the_last_block_the_bottleneck_can_be_gone_round(bottleneck, tmp_
 def test_no_coordinate_of_the_distributed_model_matters_nor_do_the_leading_five(distributed, scored):
     whole, *rest = scored["distributed"].accuracies([[], *(distributed.mean([one]) for one in range(HIDDEN))])
     assert min(rest) > whole - FEW_POINTS
-    leading = [distributed.ranking(name)["neuron"].to_numpy()[:5] for name in ("attribution", "auroc", "d_act", "l1")]
+    leading = [distributed.ranking(name)["neuron"].to_numpy()[:5] for name in RANKINGS]
     assert scored["distributed"].accuracies([distributed.mean(five) for five in leading]).min() > whole - FEW_POINTS
 
 
