@@ -56,7 +56,7 @@ def run_record(
     arrays = tuple(spec.name for spec in job.plan.specs)
     identity = {
         "format_version": FORMAT_VERSION,
-        "model": {**model, "blocks": len(family.blocks)},
+        "model": {**model, **_shape(family)},
         "dataset": _dataset_identity(job, examples, facts),
         "image_processor": type(family.image_processor).__name__,
         "prompt_template": {"id": family.template_id, "text": family.template},
@@ -104,6 +104,11 @@ def once_arrays(family: Family) -> dict[str, np.ndarray]:
         "unembedding": family.unembedding.weight.detach().float().cpu().numpy(),
         "final_norm": family.final_norm_scale.cpu().numpy(),
     }
+
+
+def _shape(family: Family) -> dict[str, int]:
+    """What interventions ask of the decoder without loading it."""
+    return {"blocks": len(family.blocks), "head_width": family.heads_width // family.decoder.heads}
 
 
 def _sampling(job: Job) -> dict[str, object]:

@@ -67,7 +67,12 @@ def conditions_from(block: int, seed: int = 0):
     places = [(site, at) for at in range(BLOCKS) for site in SITES if at + (site in AFTER_BLOCK) >= block]
     single = [[edit(*place, count)] for place in places for count in (1, HIDDEN // 2)]
     last = BLOCKS - 1
-    return [[], *single, [edit("mlp_out", last, 5), edit("resid", last, 5)], [edit(*places[0], 3), edit("resid", last, 3)]]
+    return [
+        [],
+        *single,
+        [edit("mlp_out", last, 5), edit("resid", last, 5)],
+        [edit(*places[0], 3), edit("resid", last, 3)],
+    ]
 
 
 @pytest.mark.parametrize("positions", ["all", "prompt_last"])

@@ -13,7 +13,7 @@ from transformers.cache_utils import DynamicCache
 
 from vlmlake.ingest.arguments import position_ids
 from vlmlake.ingest.cache import with_room
-from vlmlake.ingest.interventions.edits import Condition, Rows
+from vlmlake.ingest.interventions.edits import Edits, Rows
 from vlmlake.ingest.interventions.suffix import Changes, Positions, Started
 
 
@@ -28,7 +28,7 @@ class Said:
 
 
 @torch.inference_mode()
-def answer(started: Started, conditions: Sequence[Condition], positions: Positions, answer_tokens: int) -> Said:
+def answer(started: Started, conditions: Sequence[Edits], positions: Positions, answer_tokens: int) -> Said:
     """Greedy answers of at most `answer_tokens` tokens.
 
     Raises VlmlakeError for an edit that has an effect before the block, or of what the model does not have.
@@ -59,6 +59,7 @@ class _Running:
 
     ends: torch.Tensor
     limit: int
+    block: int
     places: torch.Tensor
     tokens: torch.Tensor
     rows: Rows
@@ -76,6 +77,7 @@ class _Running:
         return cls(
             ends=torch.tensor(sorted(started.family.end_tokens), device=device),
             limit=limit,
+            block=started.block,
             places=torch.arange(len(ids), device=device),
             tokens=torch.tensor([one[-1] for one in ids], device=device),
             rows=rows,
@@ -95,8 +97,7 @@ class _Running:
             self.places, self.tokens, self.path = self.places[left], self.tokens[left], self.path[left]
             self.rows = self.rows.chosen(left)
             if self.after is not None:
-                first = next(place for place, layer in enumerate(self.after.layers) if layer.is_initialized)
-                self.after = with_room(self.after, left.tolist(), self.limit - self.said, first)
+                self.after = with_room(self.after, left.tolist(), self.limit - self.said, self.block)
         return self.places.tolist()
 
     def step(self, started: Started, changes: Changes, positions: Positions) -> torch.Tensor:

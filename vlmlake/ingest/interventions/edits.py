@@ -51,7 +51,7 @@ class Edit:
         return self.block + 1 if self.site in AFTER_BLOCK else self.block
 
 
-Condition = Sequence[Edit]
+Edits = Sequence[Edit]
 """Edits that are made together; none for the model as it is."""
 
 Place = tuple[str, int]
@@ -77,7 +77,7 @@ class Rows:
 
 @dataclass(frozen=True)
 class Scope:
-    """What a forward's edits are made to. rows: of its batch. where: [rows, columns], bool, its tokens; none for all."""
+    """What a forward's edits are made to. rows: of its batch. where: [rows, columns], bool, its tokens; all if none."""
 
     rows: Rows
     where: torch.Tensor | None = None
@@ -104,7 +104,7 @@ class Overlay:
         return stream + (self.on(write, scope) - write)
 
 
-def overlays(family: Family, conditions: Sequence[Condition]) -> dict[Place, Overlay]:
+def overlays(family: Family, conditions: Sequence[Edits]) -> dict[Place, Overlay]:
     """The conditions' edits by place.
 
     Raises VlmlakeError for a block or a neuron that the model does not have, or a neuron that is set twice.
@@ -117,7 +117,7 @@ def overlays(family: Family, conditions: Sequence[Condition]) -> dict[Place, Ove
         values = np.full((len(conditions), questions, width), np.nan, np.float32)
         for number, edits in enumerate(here):
             for edit in edits:
-                if edit.neurons.size and not (0 <= edit.neurons.min() and edit.neurons.max() < width):
+                if edit.neurons.size and not (edit.neurons.min() >= 0 and edit.neurons.max() < width):
                     wrong = edit.neurons[(edit.neurons < 0) | (edit.neurons >= width)][0]
                     raise VlmlakeError(f"neurons of {edit.site} are 0 to {width - 1}, got {wrong}")
                 if not np.isnan(values[number][:, edit.neurons]).all():
@@ -128,9 +128,7 @@ def overlays(family: Family, conditions: Sequence[Condition]) -> dict[Place, Ove
 
 
 @contextmanager
-def edited(
-    family: Family, changes: Mapping[Place, Overlay], scope: Callable[[], Scope | None]
-) -> Iterator[None]:
+def edited(family: Family, changes: Mapping[Place, Overlay], scope: Callable[[], Scope | None]) -> Iterator[None]:
     """Make the changes in every forward inside the block. scope: asked when a part of the model has run; none where
     nothing is edited in this forward.
     """

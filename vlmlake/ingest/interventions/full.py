@@ -14,7 +14,7 @@ from vlmlake.ingest.capture import Wanted
 from vlmlake.ingest.decoding import Decoding
 from vlmlake.ingest.families.base import Family
 from vlmlake.ingest.generation import Questions, run_batch
-from vlmlake.ingest.interventions.edits import Condition, Rows, Scope, edited, overlays
+from vlmlake.ingest.interventions.edits import Edits, Rows, Scope, edited, overlays
 from vlmlake.ingest.interventions.suffix import Positions
 
 NOTHING_BUT_LOGITS = Wanted(frozenset({"logits"}), (), (0,), torch.float32, torch.float32)
@@ -32,7 +32,7 @@ class Rerun:
 
 
 def rerun(
-    family: Family, asked: Questions, condition: Condition, positions: Positions, answer_tokens: int, shared: bool
+    family: Family, asked: Questions, condition: Edits, positions: Positions, answer_tokens: int, shared: bool
 ) -> Rerun:
     """Greedy answers of at most `answer_tokens` tokens under one condition. shared: each prefix runs once.
 

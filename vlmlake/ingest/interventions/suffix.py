@@ -25,7 +25,7 @@ from vlmlake.ingest.interventions.edits import (
     AFTER_BLOCK,
     MLP_OUT,
     RESID,
-    Condition,
+    Edits,
     Overlay,
     Place,
     Rows,
@@ -72,7 +72,7 @@ class Changes:
     number: int
 
     @classmethod
-    def of(cls, family: Family, conditions: Sequence[Condition], block: int) -> Changes:
+    def of(cls, family: Family, conditions: Sequence[Edits], block: int) -> Changes:
         """Raises VlmlakeError for an edit that has its effect before the block."""
         for edit in (edit for condition in conditions for edit in condition):
             if edit.first_block < block:
@@ -124,7 +124,7 @@ class Started:
     def questions(self) -> int:
         return len(self.suffix.seen)
 
-    def logits(self, conditions: Sequence[Condition], positions: Positions) -> torch.Tensor:
+    def logits(self, conditions: Sequence[Edits], positions: Positions) -> torch.Tensor:
         """The first answer token's logits under every condition, [conditions, questions, vocab], float32.
 
         conditions: edits that have no effect before the block.

@@ -1,0 +1,170 @@
+"""The route that needs no model: an edit of what the last block leaves is the stored residual stream with other numbers
+in it, through the final norm and the unembedding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from vlmlake.ingest.interventions.conditions import ALL, MASK, PATCH, Condition, block_label, block_number
+from vlmlake.ingest.interventions.edits import AFTER_BLOCK, MLP_OUT, RESID, Edit
+from vlmlake.ingest.interventions.patching import donated
+from vlmlake.store_schema.run import Run
+from vlmlake.store_schema.schema import PROMPT_LAST
+
+AT_ONCE = 64
+"""Questions whose states are in memory together."""
+
+
+@dataclass(frozen=True)
+class FromStore:
+    """Of one condition and some rows. logits: [rows, vocab], float32, of the first token. ids: the tokens of each answer,
+    none where the store does not tell how it goes on.
+    """
+
+    condition: Condition
+    logits: np.ndarray
+    ids: tuple[tuple[int, ...] | None, ...]
+
+
+def is_possible(run: Run, condition: Condition) -> bool:
+    """Whether the store has what the first token under a condition takes."""
+    record = run.record
+    last = block_label(int(record.identity["model"]["blocks"]) - 1)
+    kept = last in record.layers and PROMPT_LAST in record.positions
+    if condition.kind == MASK or not kept or not {"readout_states", "unembedding", "final_norm"} <= {*record.arrays}:
+        return False
+    places = [(edit.site, block_label(edit.block)) for edit in condition.edits]
+    if condition.kind == PATCH:
+        places = [(condition.site or "", condition.layer or "")]
+    reads = {RESID: "readout_states", MLP_OUT: "mlp_write"}
+    return all(site in AFTER_BLOCK and layer == last and reads[site] in record.arrays for site, layer in places)
+
+
+def is_exact(run: Run) -> bool:
+    """Whether the store lost nothing of what the model computed."""
+    return run.record.stored_dtype in ("float32", str(run.record.identity["model"]["dtype"]))
+
+
+def answers_from_store(
+    run: Run, conditions: Sequence[Condition], rows: pl.DataFrame, answer_tokens: int
+) -> Iterator[FromStore]:
+    """What each condition makes of these rows of tables.EXAMPLES and ANSWERS; every condition `is_possible`.
+
+    An answer is told as far as it goes along the stored one: its residual streams are those that the store has.
+    """
+    stored = _Stored(run, rows, answer_tokens)
+    for condition in conditions:
+        yield FromStore(condition, *stored.under(condition))
+
+
+@dataclass(frozen=True)
+class _Stored:
+    run: Run
+    rows: pl.DataFrame
+    limit: int
+
+    @cached_property
+    def data(self) -> Any:
+        last = block_label(int(self.run.record.identity["model"]["blocks"]) - 1)
+        return self.run.dataset().sel(example=self.rows["example"].to_list(), layer=last)
+
+    @cached_property
+    def scale(self) -> np.ndarray:
+        scale: np.ndarray = self.data["final_norm"].values.astype(np.float32)
+        return scale
+
+    @cached_property
+    def unembedding(self) -> np.ndarray:
+        """[vocab, hidden]."""
+        matrix: np.ndarray = self.data["unembedding"].values.astype(np.float32)
+        return matrix
+
+    @cached_property
+    def written(self) -> np.ndarray:
+        """[rows, hidden], what the last MLP wrote at prompt_last."""
+        values: np.ndarray = self.data["mlp_write"].values.astype(np.float32)
+        return values
+
+    @cached_property
+    def said(self) -> list[tuple[int, ...]]:
+        return [tuple(ids) for ids in self.rows["token_ids"].to_list()]
+
+    @cached_property
+    def ends(self) -> set[int]:
+        """The end tokens that the run's answers are known to end in."""
+        told = self.run.examples().filter(pl.col("finish") == "stop")["token_ids"]
+        return set(told.list.last().to_list())
+
+    def under(self, condition: Condition) -> tuple[np.ndarray, tuple[tuple[int, ...] | None, ...]]:
+        edits = self._edits(condition)
+        logits = self._logits(0, np.arange(self.rows.height), edits)
+        tokens = logits.argmax(axis=1)
+        every = condition.positions == ALL and bool(edits)
+        return logits, tuple(self._answer(place, int(token), edits, every) for place, token in enumerate(tokens))
+
+    def _edits(self, condition: Condition) -> tuple[Edit, ...]:
+        if condition.kind == PATCH:
+            return (donated(self.run, condition, self.rows["example"].to_list()),)
+        return condition.edits
+
+    def _answer(self, place: int, token: int, edits: Sequence[Edit], every: bool) -> tuple[int, ...] | None:
+        """every: the answer's tokens are edited, too."""
+        stored, ids = self.said[place], [token]
+        whole = len(stored) if stored[-1] in self.ends else len(stored) + 1
+        while len(ids) < self.limit and ids[-1] not in self.ends:
+            if tuple(ids) != stored[: len(ids)]:
+                return None
+            if not every:
+                return stored[: self.limit] if whole <= len(stored) or self.limit <= len(stored) else None
+            step = len(ids)
+            known = f"answer_{step - 1}" in self.run.record.positions and step < whole
+            if not known or any(edit.site != RESID for edit in edits):
+                return None
+            ids.append(int(self._logits(step, np.array([place]), edits)[0].argmax()))
+        return tuple(ids)
+
+    def _logits(self, step: int, places: np.ndarray, edits: Sequence[Edit]) -> np.ndarray:
+        """After `step` tokens of the answer. Returns [places, vocab], float32."""
+        stream, before = self._begun(step)
+        stream, before = stream[places], before[places]
+        changed = np.array(stream)
+        for edit in sorted(edits, key=lambda one: one.site == RESID):
+            values = edit.values if edit.values.ndim == 1 else edit.values[places]
+            values = np.broadcast_to(values, (len(places), len(edit.neurons)))
+            now = changed[:, edit.neurons]
+            old = now if edit.site == RESID else self.written[places][:, edit.neurons]
+            changed[:, edit.neurons] = np.where(np.isnan(values), now, now - old + values)
+        moved = np.flatnonzero((changed != stream).any(axis=0))
+        # The unembedding is linear: only the coordinates that changed are multiplied again.
+        shift = ((changed - stream)[:, moved] * self.scale[moved]) @ self.unembedding[:, moved].T
+        epsilon = float(self.run.record.final_norm["epsilon"])
+        rms = np.sqrt(np.mean(changed.astype(np.float64) ** 2, axis=1) + epsilon)
+        logits: np.ndarray = ((before + shift) / rms[:, None]).astype(np.float32)
+        return logits
+
+    def _begun(self, step: int) -> tuple[np.ndarray, np.ndarray]:
+        """The residual stream before the final norm, [rows, hidden], and its logits before they are divided by its norm."""
+        if step not in self._steps:
+            position = PROMPT_LAST if step == 0 else f"answer_{step - 1}"
+            stream = self.data["readout_states"].sel(position=position).values.astype(np.float32)
+            self._steps[step] = (stream, (stream * self.scale) @ self.unembedding.T)
+        return self._steps[step]
+
+    @cached_property
+    def _steps(self) -> dict[int, tuple[np.ndarray, np.ndarray]]:
+        return {}
+
+
+def is_known_text(ids: Sequence[int]) -> bool:
+    """Whether an answer's text can be told from the vocabulary alone: of one token, ends apart."""
+    return len(ids) <= 2
+
+
+__all__ = ["AT_ONCE", "FromStore", "answers_from_store", "block_number", "is_exact", "is_possible"]

@@ -1,0 +1,154 @@
+"""What the model says under a condition, as rows of tables.OUTCOMES."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import polars as pl
+import torch
+
+from vlmlake.answers.rules import RULES, is_yes_or_no, judged, right_or_wrong
+from vlmlake.answers.spellings import NONE, Vocabulary
+from vlmlake.store_schema import paths, tables
+from vlmlake.store_schema.run import Run
+
+RIGHT, WRONG, UNPARSED = "right", "wrong", "unparsed"
+TABLE = "outcomes"
+
+
+@dataclass(frozen=True)
+class Asked:
+    """Examples that are asked about, and the row of the logits that tells of each. golds: gold answers; spellings:
+    [examples, s], their token ids, NONE beyond their number.
+    """
+
+    examples: tuple[str, ...]
+    questions: np.ndarray
+    golds: tuple[str | None, ...]
+    spellings: np.ndarray
+
+
+@dataclass(frozen=True)
+class Reader:
+    """What decides how logits and tokens of one run are read."""
+
+    run: str
+    vocabulary: Vocabulary
+    decode: Callable[[tuple[int, ...]], str]
+    ends: frozenset[int]
+
+    def asked(self, rows: pl.DataFrame, questions: Sequence[int]) -> Asked:
+        """rows: of tables.EXAMPLES; questions: for each the row of the logits."""
+        golds = tuple(rows["gold"].to_list())
+        return Asked(tuple(rows["example"]), np.asarray(questions, np.int64), golds, self.vocabulary.golds(golds))
+
+
+@dataclass
+class Outcomes:
+    """Rows of tables.OUTCOMES as they come."""
+
+    reader: Reader
+    intervention: str
+    rows: list[dict[str, Any]] = field(default_factory=list)
+
+    def add(
+        self,
+        condition: str,
+        route: str,
+        asked: Asked,
+        logits: torch.Tensor,
+        ids: Sequence[tuple[int, ...] | None],
+        wanted: Callable[[str], bool],
+    ) -> None:
+        """One condition's answers to the questions of `asked`, for the examples that are `wanted`.
+
+        logits: [questions, vocab], float32. ids: of each question; none where the answer is not known.
+        """
+        numbers = _numbers(logits, asked, self.reader.vocabulary)
+        for place, (example, question) in enumerate(zip(asked.examples, asked.questions.tolist(), strict=True)):
+            said = ids[question]
+            if said is None or not wanted(example):
+                continue
+            stopped = said[-1] in self.reader.ends
+            answer = self.reader.decode(said)
+            self.rows.append(
+                {
+                    "run": self.reader.run,
+                    "example": example,
+                    "intervention": self.intervention,
+                    "condition": condition,
+                    "route": route,
+                    "answer": answer,
+                    "answer_tokens": len(said) - stopped,
+                    "token_ids": list(said),
+                    "finish": "stop" if stopped else "length",
+                    **{name: None if np.isnan(values[place]) else values[place] for name, values in numbers.items()},
+                    "labels": labels_of(answer, asked.golds[place]),
+                }
+            )
+
+    def encoded(self) -> bytes:
+        """As one sealed Parquet file."""
+        return tables.to_parquet(self.rows, tables.OUTCOMES)
+
+
+@lru_cache(maxsize=1 << 16)
+def labels_of(answer: str, gold: str | None) -> list[dict[str, str]]:
+    """Under every rule that can compare with the gold answer."""
+    found = []
+    for rule in RULES:
+        scores, fits = judged([answer], [gold], rule)
+        if fits[0]:
+            verdict = right_or_wrong(scores)[0]
+            label = UNPARSED if np.isnan(verdict) else RIGHT if verdict else WRONG
+            found.append({"rule": rule, "label": label})
+    return found
+
+
+def _numbers(logits: torch.Tensor, asked: Asked, vocabulary: Vocabulary) -> Mapping[str, np.ndarray]:
+    """Columns of tables.OUTCOMES for each example, [examples], float64, NaN where there is none."""
+    questions = torch.from_numpy(asked.questions).to(logits.device)
+    golds = torch.from_numpy(asked.spellings).to(logits.device)
+    most = min(logits.shape[-1], golds.shape[1] + 2)
+    best, tokens = logits.topk(most)
+    first = best[:, 0] - logits.logsumexp(-1)
+    own, its = best[questions], tokens[questions]
+    is_gold = (its[:, :, None] == golds[:, None, :]).any(-1)
+    other = own.masked_fill(is_gold, -torch.inf).amax(-1)
+    spelled = logits[questions[:, None], golds.clamp(min=0)].masked_fill(golds == NONE, -torch.inf).amax(-1)
+    told = torch.from_numpy((asked.spellings != NONE).any(axis=1)).to(logits.device)
+    nan = torch.full_like(spelled, torch.nan)
+    yes, no = vocabulary.word("yes"), vocabulary.word("no")
+    said = nan
+    if len(yes) and len(no):
+        asks = torch.tensor([isinstance(gold, str) and is_yes_or_no(gold) for gold in asked.golds]).to(logits.device)
+        difference = logits[:, torch.from_numpy(yes)].amax(-1) - logits[:, torch.from_numpy(no)].amax(-1)
+        said = torch.where(asks, difference[questions], nan)
+    found = {
+        "first_log_prob": first[questions],
+        "first_gap": own[:, 0] - own[:, 1],
+        "first_logit": own[:, 0],
+        "gold_logit": torch.where(told, spelled, nan),
+        "margin": torch.where(told, spelled - other, nan),
+        "yes_minus_no": said,
+    }
+    return {name: values.double().cpu().numpy() for name, values in found.items()}
+
+
+def present(run: Run, files: Sequence[str]) -> tuple[pl.DataFrame, set[tuple[str, str]]]:
+    """The outcomes of a run that are there, and the ids of their conditions and examples. files: paths of all tables of
+    outcomes of the lake.
+    """
+    own = [path for path in files if path.split("/")[2] == run.name]
+    rows = tables.frame(tables.read(run.storage, own, tables.OUTCOMES))
+    rows = rows.unique(["condition", "example"], keep="first", maintain_order=True)
+    return rows, set(rows.select("condition", "example").iter_rows())
+
+
+def part_path(intervention: str, run: str, part: str) -> str:
+    """Where some of an intervention's outcomes lie."""
+    return paths.finding(TABLE, intervention, run, part)

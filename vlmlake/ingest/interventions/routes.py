@@ -1,0 +1,188 @@
+"""The plan: which way each condition is answered, and what it costs beside running the whole model again for each."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import polars as pl
+
+from vlmlake.errors import VlmlakeError
+from vlmlake.ingest.interventions import algebra
+from vlmlake.ingest.interventions.conditions import MASK, NONE, PATCH, PROMPT_LAST, Condition, block_number
+from vlmlake.ingest.interventions.edits import AFTER_BLOCK
+from vlmlake.store_schema.batches import Batch, Lengths, plan_batches
+from vlmlake.store_schema.run import Run
+
+ALGEBRA, SUFFIX, FULL = "algebra", "suffix", "full"
+CHEAPEST = "auto"
+ROUTES = (CHEAPEST, ALGEBRA, SUFFIX, FULL)
+Route = Literal["algebra", "suffix", "full"]
+
+Pairs = AbstractSet[tuple[str, str]]
+"""Ids of conditions and examples."""
+
+
+@dataclass(frozen=True)
+class Group:
+    """Conditions that are answered together. block: the first that runs under each of them, for `suffix`; its number is
+    the last's and one where none does. pairs: of conditions and examples that are missing. evaluations: one block run
+    over one token, so often; plain: as often if the whole model ran again for each condition, prefixes shared.
+    """
+
+    route: str
+    block: int
+    conditions: tuple[Condition, ...]
+    pairs: int
+    evaluations: int
+    plain: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """groups: what is to be done. examples: how many are asked about. conditions: how many there are. done: pairs of
+    conditions and examples whose outcomes are there, of `pairs` in all. blocks: of the model.
+    """
+
+    groups: tuple[Group, ...]
+    examples: int
+    conditions: int
+    pairs: int
+    done: int
+    blocks: int
+
+    @property
+    def evaluations(self) -> int:
+        return sum(group.evaluations for group in self.groups)
+
+    @property
+    def plain(self) -> int:
+        return sum(group.plain for group in self.groups)
+
+
+def first_block(condition: Condition, blocks: int) -> int:
+    """The first block that runs otherwise under a condition that edits the model; `blocks` where none does."""
+    if condition.kind == PATCH:
+        assert condition.layer is not None
+        return block_number(condition.layer) + (condition.site in AFTER_BLOCK)
+    return min([blocks, *(edit.first_block for edit in condition.edits)])
+
+
+def plan_routes(
+    run: Run, conditions: Mapping[str, Condition], examples: pl.DataFrame, done: Pairs, route: str = CHEAPEST
+) -> Plan:
+    """The cheapest exact route of each condition, by id, or the one that is asked for.
+
+    `algebra` where the store lost nothing, else `suffix`; `full` for edits of the image. examples: rows of
+    tables.EXAMPLES and ANSWERS. done: pairs whose outcomes are there.
+
+    Raises VlmlakeError for an unknown route, or one that a condition cannot take.
+    """
+    if route not in ROUTES:
+        raise VlmlakeError(f"route is {route}, expected one of {', '.join(ROUTES)}")
+    blocks = int(run.record.identity["model"]["blocks"])
+    ids = examples["example"].to_list()
+    wanted = {name: [one for one in ids if condition.concerns(one)] for name, condition in conditions.items()}
+    missing = {name: sum((name, one) not in done for one in there) for name, there in wanted.items()}
+    members: dict[tuple[str, int], list[str]] = {}
+    for name, condition in conditions.items():
+        if missing[name]:
+            members.setdefault(_way(run, condition, blocks, route), []).append(name)
+    _settle_unchanged(conditions, members)
+    cost = _Cost.of(run, examples, blocks)
+    groups = []
+    for (way, block), names in sorted(members.items()):
+        chosen = tuple(conditions[name] for name in names)
+        evaluations, plain = cost.told(way, block, chosen)
+        groups.append(Group(way, block, chosen, sum(missing[name] for name in names), evaluations, plain))
+    pairs = sum(map(len, wanted.values()))
+    return Plan(tuple(groups), len(ids), len(conditions), pairs, pairs - sum(missing.values()), blocks)
+
+
+def _way(run: Run, condition: Condition, blocks: int, route: str) -> tuple[str, int]:
+    if condition.kind == MASK:
+        if route in (ALGEBRA, SUFFIX):
+            raise VlmlakeError(f"an image that changes takes the route {FULL}: {route} cannot tell what it does")
+        return FULL, 0
+    if route == FULL:
+        return FULL, 0
+    there = algebra.is_possible(run, condition)
+    if route == ALGEBRA and not there:
+        raise VlmlakeError(
+            f"the set {condition.set} of {condition.kind} cannot take the route {ALGEBRA}: it needs an edit of what the "
+            "last block leaves, and a run that keeps readout_states (and mlp_write) there"
+        )
+    if there and (route == ALGEBRA or (route == CHEAPEST and algebra.is_exact(run))):
+        return ALGEBRA, blocks
+    return SUFFIX, first_block(condition, blocks)
+
+
+def _settle_unchanged(conditions: Mapping[str, Condition], members: dict[tuple[str, int], list[str]]) -> None:
+    """The model as it is goes along with conditions that are run anyway."""
+    for way, names in list(members.items()):
+        if way[0] == SUFFIX and [conditions[name].kind for name in names] == [NONE]:
+            others = [other for other in members if other[0] == SUFFIX and other != way]
+            if others:
+                members[max(others, key=lambda other: other[1])] += members.pop(way)
+
+
+@dataclass(frozen=True)
+class _Cost:
+    """Of one pass over the examples, per block. prompt: tokens of prompts, padding included, prefixes once per image
+    where the model allows it; unshared: a prefix for each question. last: questions. said: tokens after an answer's
+    first, if answers are as long as the stored ones.
+    """
+
+    blocks: int
+    prompt: int
+    unshared: int
+    last: int
+    said: int
+    shared: bool
+
+    @classmethod
+    def of(cls, run: Run, examples: pl.DataFrame, blocks: int) -> _Cost:
+        rows = examples.unique("row", keep="first", maintain_order=True)
+        plan = run.record.identity["plan"]
+        lengths = [Lengths(*pair) for pair in rows.select("prefix_tokens", "suffix_tokens").iter_rows()]
+        keys = rows["image_sha256"] if plan["shared_prefix"] else rows["image_sha256"] + "\n" + rows["question"]
+        batches = plan_batches(keys.to_list(), plan["batch_size"], lengths)
+        prompt = unshared = 0
+        for batch in batches:
+            prefix, suffix = _widths(batch, lengths)
+            questions = len(batch.examples)
+            prompt += prefix * len(batch.prefixes) + suffix * questions
+            unshared += (prefix + suffix) * questions
+        said = int(np.sum(rows["token_ids"].list.len().to_numpy().astype(np.int64) - 1))
+        return cls(blocks, prompt, unshared, rows.height, said, bool(plan["shared_prefix"]))
+
+    def told(self, way: str, block: int, conditions: Sequence[Condition]) -> tuple[int, int]:
+        """Evaluations of this route and of plain reruns."""
+        answered = [self.said if condition.answer_tokens > 1 else 0 for condition in conditions]
+        plain = sum(self.blocks * (self._prompt_of(condition) + said) for condition, said in zip(conditions, answered, strict=True))
+        if way == ALGEBRA:
+            return 0, plain
+        if way == FULL:
+            return plain, plain
+        prompt = self.prompt if block > 0 else self.unshared
+        once = block * (prompt + max(answered))
+        after = self.blocks - block
+        for condition, said in zip(conditions, answered, strict=True):
+            alone = condition.positions == PROMPT_LAST and self.shared
+            once += after * (said + (self.last if alone else prompt))
+        if any(condition.positions == PROMPT_LAST for condition in conditions) and self.shared:
+            once += after * (prompt - self.last)
+        return once, plain
+
+    def _prompt_of(self, condition: Condition) -> int:
+        """What is covered differs from question to question, unless it is drawn."""
+        own = condition.kind == MASK and condition.set != "random"
+        return self.unshared if own else self.prompt
+
+
+def _widths(batch: Batch, lengths: Sequence[Lengths]) -> tuple[int, int]:
+    rows = [lengths[index] for index in batch.examples]
+    return max(row.prefix for row in rows), max(row.suffix for row in rows)
