@@ -9,7 +9,8 @@ import xarray as xr
 from tests.ingest.interventions.small_runs import EXAMPLES, IMAGES, QUESTIONS, counted, small_run
 from tests.ingest.plain import PlainModel
 from vlmlake.errors import NotKeptError, UnknownNameError, VlmlakeError
-from vlmlake.ingest.interventions.saliency import image_attention
+from vlmlake.ingest.interventions.saliency import READOUT, WHOLE, image_attention
+from vlmlake.store_schema import lazy_array
 from vlmlake.store_schema.run import Run
 
 MODELS = [f"{kind}_{family}" for family in ("llava", "paligemma", "qwen2_vl") for kind in ("tiny", "random")]
@@ -59,6 +60,15 @@ def test_it_is_the_same_whichever_examples_are_asked_for_and_in_which_order(run)
         found = image_attention(run, chosen)
         assert list(found) == list(dict.fromkeys(chosen))
         for example, weights in found.items():
+            np.testing.assert_array_equal(weights, whole[example])
+
+
+def test_it_is_the_same_however_many_batches_one_read_takes(run, monkeypatch):
+    whole = image_attention(run, EXAMPLES)
+    monkeypatch.setattr(lazy_array, "TASK_BYTES", 1)
+    assert len(run.dataset()[READOUT if READOUT in run.record.arrays else WHOLE].chunksizes["example"]) > 1
+    for chosen in (EXAMPLES, EXAMPLES[1:4]):
+        for example, weights in image_attention(run, chosen).items():
             np.testing.assert_array_equal(weights, whole[example])
 
 
