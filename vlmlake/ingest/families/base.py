@@ -102,6 +102,25 @@ class Family(ABC):
             self._grids[size] = self.blank_inputs(size).grid
         return self._grids[size]
 
+    def seen_region(self, size: tuple[int, int]) -> tuple[float, float, float, float]:
+        """The part of an image of so many pixels, width and height, that the grid of its image tokens spans: left, top,
+        right and bottom, in pixels of the image. An image token sees one cell of it, and what resampling mixes in.
+
+        Raises VlmlakeError where the family does not say it, or what the image processor does is not known.
+        """
+        raise VlmlakeError(
+            f"{self.model_type} does not say which part of an image its image tokens see: no patch masks"
+        )
+
+    def require_image_processor(self, known: Sequence[str]) -> None:
+        """Raises VlmlakeError for an image processor of another class than these, whatever library resizes for it."""
+        name = type(self.image_processor).__name__.removesuffix("Pil").removesuffix("Fast")
+        if name not in known:
+            raise VlmlakeError(
+                f"what the image processor {name} of {self.model.name_or_path} cuts off is not known: expected "
+                f"{' or '.join(known)}"
+            )
+
     def positions(self, ids: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
         """Rotary positions of a whole prompt, [axes, tokens], int64."""
         return np.arange(len(ids), dtype=np.int64)[None]

@@ -6,7 +6,7 @@ from PIL import Image
 
 from vlmlake.errors import VlmlakeError
 from vlmlake.ingest.families.base import Family, ImageInputs
-from vlmlake.ingest.families.square import square_image_inputs
+from vlmlake.ingest.families.square import square_image_inputs, square_seen_region
 
 
 class Llava(Family):
@@ -27,3 +27,6 @@ class Llava(Family):
 
     def image_inputs(self, image: Image.Image) -> ImageInputs:
         return square_image_inputs(self, image)
+
+    def seen_region(self, size: tuple[int, int]) -> tuple[float, float, float, float]:
+        return square_seen_region(self, size)

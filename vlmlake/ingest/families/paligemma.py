@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from vlmlake.ingest.families.base import Family, ImageInputs
-from vlmlake.ingest.families.square import square_image_inputs
+from vlmlake.ingest.families.square import square_image_inputs, square_seen_region
 
 
 class PaliGemma(Family):
@@ -24,6 +24,9 @@ class PaliGemma(Family):
 
     def image_inputs(self, image: Image.Image) -> ImageInputs:
         return square_image_inputs(self, image)
+
+    def seen_region(self, size: tuple[int, int]) -> tuple[float, float, float, float]:
+        return square_seen_region(self, size)
 
     def positions(self, ids: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
         """Counted from 1, as the model's own forward does."""

@@ -30,6 +30,11 @@ class Qwen2VL(Family):
         arguments = {name: processed[name] for name in ("pixel_values", "image_grid_thw")}
         return ImageInputs(arguments, (rows // merge, columns // merge))
 
+    def seen_region(self, size: tuple[int, int]) -> tuple[float, float, float, float]:
+        """All of it: `smart_resize` changes an image's shape a little, and cuts nothing off."""
+        self.require_image_processor(("Qwen2VLImageProcessor",))
+        return 0.0, 0.0, float(size[0]), float(size[1])
+
     def positions(self, ids: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
         """Time, row and column, from the model's own `get_rope_index`."""
         merge = self.model.config.vision_config.spatial_merge_size
