@@ -12,20 +12,17 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from vlmlake.ingest.interventions.conditions import ALL, MASK, PATCH, Condition, block_label, block_number
+from vlmlake.ingest.interventions.conditions import ALL, MASK, PATCH, Condition, block_label
 from vlmlake.ingest.interventions.edits import AFTER_BLOCK, MLP_OUT, RESID, Edit
 from vlmlake.ingest.interventions.patching import donated
 from vlmlake.store_schema.run import Run
 from vlmlake.store_schema.schema import PROMPT_LAST
 
-AT_ONCE = 64
-"""Questions whose states are in memory together."""
-
 
 @dataclass(frozen=True)
 class FromStore:
-    """Of one condition and some rows. logits: [rows, vocab], float32, of the first token. ids: the tokens of each answer,
-    none where the store does not tell how it goes on.
+    """Of one condition and some rows. logits: [rows, vocab], float32, of the first token. ids: the tokens of each
+    answer, none where the store does not tell how it goes on.
     """
 
     condition: Condition
@@ -150,7 +147,7 @@ class _Stored:
         return logits
 
     def _begun(self, step: int) -> tuple[np.ndarray, np.ndarray]:
-        """The residual stream before the final norm, [rows, hidden], and its logits before they are divided by its norm."""
+        """The stream before the final norm, [rows, hidden], and its logits but for the division by its norm."""
         if step not in self._steps:
             position = PROMPT_LAST if step == 0 else f"answer_{step - 1}"
             stream = self.data["readout_states"].sel(position=position).values.astype(np.float32)
@@ -160,11 +157,3 @@ class _Stored:
     @cached_property
     def _steps(self) -> dict[int, tuple[np.ndarray, np.ndarray]]:
         return {}
-
-
-def is_known_text(ids: Sequence[int]) -> bool:
-    """Whether an answer's text can be told from the vocabulary alone: of one token, ends apart."""
-    return len(ids) <= 2
-
-
-__all__ = ["AT_ONCE", "FromStore", "answers_from_store", "block_number", "is_exact", "is_possible"]

@@ -6,10 +6,10 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
-import polars as pl
 
 from vlmlake.errors import VlmlakeError
 from vlmlake.ingest.interventions.edits import Edit
@@ -49,7 +49,7 @@ class Condition:
     seed: int | None = None
     reduction: str | None = None
 
-    @property
+    @cached_property
     def id(self) -> str:
         """The same change of the same model has the same id, whatever it was asked for."""
         return f"{self.kind}-{fingerprint(self._content())[:12]}"
@@ -137,14 +137,6 @@ def _edit_content(edit: Edit) -> list[Any]:
     return [edit.site, edit.block, digest]
 
 
-def distinct(conditions: Sequence[Condition]) -> dict[str, Condition]:
-    """By id; of equal ones the first."""
-    found: dict[str, Condition] = {}
-    for condition in conditions:
-        found.setdefault(condition.id, condition)
-    return found
-
-
-def table_of(rows: Sequence[Mapping[str, Any]]) -> pl.DataFrame:
-    """Rows of tables.INTERVENTIONS as Polars has them."""
-    return pl.DataFrame(list(rows), schema=tables.frame(tables.INTERVENTIONS.empty_table()).schema)
+def distinct(conditions: Sequence[Condition]) -> tuple[Condition, ...]:
+    """Of equal ones the first."""
+    return tuple({condition.id: condition for condition in reversed(conditions)}.values())[::-1]

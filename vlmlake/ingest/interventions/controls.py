@@ -1,4 +1,4 @@
-"""Control sets: as many neurons as the set they are compared with, of about the same activation norm, drawn by chance."""
+"""Control sets: as many neurons as the set they stand beside, of about the same activation norm, drawn by chance."""
 
 from __future__ import annotations
 

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
+
+import polars as pl
 
 from vlmlake.errors import VlmlakeError
+from vlmlake.ingest.interventions.conditions import GRAY, MASK, Condition
+from vlmlake.ingest.interventions.subject import Subject, chosen_examples
+from vlmlake.store_schema.run import Run
+from vlmlake.store_schema.schema import EMBED
 
 HIGH, LOW, RANDOM = "high", "low", "random"
 SETS = (HIGH, LOW, RANDOM)
@@ -57,6 +64,38 @@ class Masking:
         names = [one.name for one in self.sets]
         if not names or len(set(names)) != len(names):
             raise VlmlakeError(f"sets of patches are {', '.join(names) or 'none'}: expected at least one, each once")
+
+    @property
+    def kind(self) -> str:
+        return MASK
+
+    def examples(self, run: Run, given: Sequence[str] | None) -> tuple[pl.DataFrame, pl.DataFrame]:
+        """All, unless they are given."""
+        rows = chosen_examples(run, given)
+        return rows, rows.clear()
+
+    def facts(self, subject: Subject) -> Mapping[str, Any]:
+        return {}
+
+    def conditions(self, subject: Subject) -> tuple[Condition, ...]:
+        """One for each set and member."""
+        blocks = [label for label in subject.run.record.layers if label != EMBED]
+        layer = self.layer or (blocks[-1] if blocks else None)
+        return tuple(
+            Condition(
+                MASK,
+                one.name,
+                subject.answer_tokens,
+                member=member,
+                layer=None if one.name == RANDOM else layer,
+                mode=GRAY,
+                share=self.share,
+                seed=self.seed if one.name == RANDOM else None,
+                reduction=None if one.name == RANDOM else self.reduction,
+            )
+            for one in self.sets
+            for member in range(one.members)
+        )
 
     @property
     def ranks(self) -> bool:

@@ -13,7 +13,10 @@ import torch
 
 from vlmlake.answers.rules import RULES, is_yes_or_no, judged, right_or_wrong
 from vlmlake.answers.spellings import NONE, Vocabulary
+from vlmlake.ingest.interventions.conditions import Condition
+from vlmlake.ingest.interventions.texts import Texts
 from vlmlake.store_schema import paths, tables
+from vlmlake.store_schema.index import listed_index
 from vlmlake.store_schema.run import Run
 
 RIGHT, WRONG, UNPARSED = "right", "wrong", "unparsed"
@@ -22,8 +25,8 @@ TABLE = "outcomes"
 
 @dataclass(frozen=True)
 class Asked:
-    """Examples that are asked about, and the row of the logits that tells of each. golds: gold answers; spellings:
-    [examples, s], their token ids, NONE beyond their number.
+    """Examples that are asked about. questions: [examples], for each the row of the logits that tells of it. golds:
+    gold answers; spellings: [examples, s], their token ids, NONE beyond their number.
     """
 
     examples: tuple[str, ...]
@@ -37,57 +40,57 @@ class Reader:
     """What decides how logits and tokens of one run are read."""
 
     run: str
+    intervention: str
     vocabulary: Vocabulary
-    decode: Callable[[tuple[int, ...]], str]
-    ends: frozenset[int]
+    texts: Texts
 
     def asked(self, rows: pl.DataFrame, questions: Sequence[int]) -> Asked:
-        """rows: of tables.EXAMPLES; questions: for each the row of the logits."""
+        """rows: of tables.EXAMPLES. questions: for each the row of the logits."""
         golds = tuple(rows["gold"].to_list())
         return Asked(tuple(rows["example"]), np.asarray(questions, np.int64), golds, self.vocabulary.golds(golds))
 
 
 @dataclass
 class Outcomes:
-    """Rows of tables.OUTCOMES as they come."""
+    """Rows of tables.OUTCOMES of one batch as they come."""
 
     reader: Reader
-    intervention: str
+    asked: Asked
     rows: list[dict[str, Any]] = field(default_factory=list)
 
     def add(
         self,
-        condition: str,
+        condition: Condition,
         route: str,
-        asked: Asked,
         logits: torch.Tensor,
         ids: Sequence[tuple[int, ...] | None],
-        wanted: Callable[[str], bool],
+        wanted: Callable[[Condition, str], bool],
     ) -> None:
-        """One condition's answers to the questions of `asked`, for the examples that are `wanted`.
+        """One condition's answers, for the examples that are wanted.
 
-        logits: [questions, vocab], float32. ids: of each question; none where the answer is not known.
+        logits: [questions, vocab], float32. ids: the tokens of each question's answer; none where it is not known.
         """
-        numbers = _numbers(logits, asked, self.reader.vocabulary)
-        for place, (example, question) in enumerate(zip(asked.examples, asked.questions.tolist(), strict=True)):
+        numbers = _numbers(logits, self.asked, self.reader.vocabulary)
+        asked = zip(self.asked.examples, self.asked.questions.tolist(), self.asked.golds, strict=True)
+        for place, (example, question, gold) in enumerate(asked):
             said = ids[question]
-            if said is None or not wanted(example):
+            if said is None or not wanted(condition, example):
                 continue
-            stopped = said[-1] in self.reader.ends
-            answer = self.reader.decode(said)
+            stopped = said[-1] in self.reader.texts.ends
+            answer = self.reader.texts.text(said)
             self.rows.append(
                 {
                     "run": self.reader.run,
                     "example": example,
-                    "intervention": self.intervention,
-                    "condition": condition,
+                    "intervention": self.reader.intervention,
+                    "condition": condition.id,
                     "route": route,
                     "answer": answer,
                     "answer_tokens": len(said) - stopped,
                     "token_ids": list(said),
                     "finish": "stop" if stopped else "length",
                     **{name: None if np.isnan(values[place]) else values[place] for name, values in numbers.items()},
-                    "labels": labels_of(answer, asked.golds[place]),
+                    "labels": labels_of(answer, gold),
                 }
             )
 
@@ -139,14 +142,12 @@ def _numbers(logits: torch.Tensor, asked: Asked, vocabulary: Vocabulary) -> Mapp
     return {name: values.double().cpu().numpy() for name, values in found.items()}
 
 
-def present(run: Run, files: Sequence[str]) -> tuple[pl.DataFrame, set[tuple[str, str]]]:
-    """The outcomes of a run that are there, and the ids of their conditions and examples. files: paths of all tables of
-    outcomes of the lake.
-    """
+def present(run: Run) -> pl.DataFrame:
+    """The outcomes of a run that are there, each condition and example once."""
+    files = listed_index(run.storage).of(TABLE)
     own = [path for path in files if path.split("/")[2] == run.name]
     rows = tables.frame(tables.read(run.storage, own, tables.OUTCOMES))
-    rows = rows.unique(["condition", "example"], keep="first", maintain_order=True)
-    return rows, set(rows.select("condition", "example").iter_rows())
+    return rows.unique(["condition", "example"], keep="first", maintain_order=True)
 
 
 def part_path(intervention: str, run: str, part: str) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import Literal
@@ -72,9 +72,9 @@ def first_block(condition: Condition, blocks: int) -> int:
 
 
 def plan_routes(
-    run: Run, conditions: Mapping[str, Condition], examples: pl.DataFrame, done: Pairs, route: str = CHEAPEST
+    run: Run, conditions: Sequence[Condition], examples: pl.DataFrame, done: Pairs, route: str = CHEAPEST
 ) -> Plan:
-    """The cheapest exact route of each condition, by id, or the one that is asked for.
+    """The cheapest exact route of each condition, or the one that is asked for.
 
     `algebra` where the store lost nothing, else `suffix`; `full` for edits of the image. examples: rows of
     tables.EXAMPLES and ANSWERS. done: pairs whose outcomes are there.
@@ -85,21 +85,21 @@ def plan_routes(
         raise VlmlakeError(f"route is {route}, expected one of {', '.join(ROUTES)}")
     blocks = int(run.record.identity["model"]["blocks"])
     ids = examples["example"].to_list()
-    wanted = {name: [one for one in ids if condition.concerns(one)] for name, condition in conditions.items()}
-    missing = {name: sum((name, one) not in done for one in there) for name, there in wanted.items()}
-    members: dict[tuple[str, int], list[str]] = {}
-    for name, condition in conditions.items():
-        if missing[name]:
-            members.setdefault(_way(run, condition, blocks, route), []).append(name)
-    _settle_unchanged(conditions, members)
+    members: dict[tuple[str, int], list[tuple[Condition, int]]] = {}
+    pairs = left = 0
+    for condition in conditions:
+        wanted = [one for one in ids if condition.concerns(one)]
+        missing = sum((condition.id, one) not in done for one in wanted)
+        pairs, left = pairs + len(wanted), left + missing
+        if missing:
+            members.setdefault(_way(run, condition, blocks, route), []).append((condition, missing))
+    _settle_unchanged(members)
     cost = _Cost.of(run, examples, blocks)
     groups = []
-    for (way, block), names in sorted(members.items()):
-        chosen = tuple(conditions[name] for name in names)
-        evaluations, plain = cost.told(way, block, chosen)
-        groups.append(Group(way, block, chosen, sum(missing[name] for name in names), evaluations, plain))
-    pairs = sum(map(len, wanted.values()))
-    return Plan(tuple(groups), len(ids), len(conditions), pairs, pairs - sum(missing.values()), blocks)
+    for (way, block), there in sorted(members.items(), key=lambda item: item[0]):
+        chosen = tuple(condition for condition, _ in there)
+        groups.append(Group(way, block, chosen, sum(number for _, number in there), *cost.told(way, block, chosen)))
+    return Plan(tuple(groups), len(ids), len(conditions), pairs, pairs - left, blocks)
 
 
 def _way(run: Run, condition: Condition, blocks: int, route: str) -> tuple[str, int]:
@@ -112,21 +112,20 @@ def _way(run: Run, condition: Condition, blocks: int, route: str) -> tuple[str, 
     there = algebra.is_possible(run, condition)
     if route == ALGEBRA and not there:
         raise VlmlakeError(
-            f"the set {condition.set} of {condition.kind} cannot take the route {ALGEBRA}: it needs an edit of what the "
-            "last block leaves, and a run that keeps readout_states (and mlp_write) there"
+            f"the set {condition.set} of {condition.kind} cannot take the route {ALGEBRA}: it needs an edit of what "
+            "the last block leaves, and a run that keeps readout_states (and mlp_write) there"
         )
     if there and (route == ALGEBRA or (route == CHEAPEST and algebra.is_exact(run))):
         return ALGEBRA, blocks
     return SUFFIX, first_block(condition, blocks)
 
 
-def _settle_unchanged(conditions: Mapping[str, Condition], members: dict[tuple[str, int], list[str]]) -> None:
+def _settle_unchanged(members: dict[tuple[str, int], list[tuple[Condition, int]]]) -> None:
     """The model as it is goes along with conditions that are run anyway."""
-    for way, names in list(members.items()):
-        if way[0] == SUFFIX and [conditions[name].kind for name in names] == [NONE]:
-            others = [other for other in members if other[0] == SUFFIX and other != way]
-            if others:
-                members[max(others, key=lambda other: other[1])] += members.pop(way)
+    for way, there in list(members.items()):
+        others = [other for other in members if other[0] == SUFFIX and other != way]
+        if way[0] == SUFFIX and others and [condition.kind for condition, _ in there] == [NONE]:
+            members[max(others, key=lambda other: other[1])] += members.pop(way)
 
 
 @dataclass(frozen=True)
@@ -146,23 +145,21 @@ class _Cost:
     @classmethod
     def of(cls, run: Run, examples: pl.DataFrame, blocks: int) -> _Cost:
         rows = examples.unique("row", keep="first", maintain_order=True)
-        plan = run.record.identity["plan"]
-        lengths = [Lengths(*pair) for pair in rows.select("prefix_tokens", "suffix_tokens").iter_rows()]
-        keys = rows["image_sha256"] if plan["shared_prefix"] else rows["image_sha256"] + "\n" + rows["question"]
-        batches = plan_batches(keys.to_list(), plan["batch_size"], lengths)
+        lengths = _lengths(rows)
         prompt = unshared = 0
-        for batch in batches:
+        for batch in batches_of(run, rows):
             prefix, suffix = _widths(batch, lengths)
             questions = len(batch.examples)
             prompt += prefix * len(batch.prefixes) + suffix * questions
             unshared += (prefix + suffix) * questions
         said = int(np.sum(rows["token_ids"].list.len().to_numpy().astype(np.int64) - 1))
-        return cls(blocks, prompt, unshared, rows.height, said, bool(plan["shared_prefix"]))
+        return cls(blocks, prompt, unshared, rows.height, said, bool(run.record.identity["plan"]["shared_prefix"]))
 
     def told(self, way: str, block: int, conditions: Sequence[Condition]) -> tuple[int, int]:
         """Evaluations of this route and of plain reruns."""
         answered = [self.said if condition.answer_tokens > 1 else 0 for condition in conditions]
-        plain = sum(self.blocks * (self._prompt_of(condition) + said) for condition, said in zip(conditions, answered, strict=True))
+        pairs = list(zip(conditions, answered, strict=True))
+        plain = sum(self.blocks * (self._prompt_of(condition) + said) for condition, said in pairs)
         if way == ALGEBRA:
             return 0, plain
         if way == FULL:
@@ -170,7 +167,7 @@ class _Cost:
         prompt = self.prompt if block > 0 else self.unshared
         once = block * (prompt + max(answered))
         after = self.blocks - block
-        for condition, said in zip(conditions, answered, strict=True):
+        for condition, said in pairs:
             alone = condition.positions == PROMPT_LAST and self.shared
             once += after * (said + (self.last if alone else prompt))
         if any(condition.positions == PROMPT_LAST for condition in conditions) and self.shared:
@@ -181,6 +178,17 @@ class _Cost:
         """What is covered differs from question to question, unless it is drawn."""
         own = condition.kind == MASK and condition.set != "random"
         return self.unshared if own else self.prompt
+
+
+def batches_of(run: Run, rows: pl.DataFrame) -> tuple[Batch, ...]:
+    """The batches in which these rows of tables.EXAMPLES, each of another row of the arrays, go through the model."""
+    plan = run.record.identity["plan"]
+    keys = rows["image_sha256"] if plan["shared_prefix"] else rows["image_sha256"] + "\n" + rows["question"]
+    return plan_batches(keys.to_list(), plan["batch_size"], _lengths(rows))
+
+
+def _lengths(rows: pl.DataFrame) -> list[Lengths]:
+    return [Lengths(*pair) for pair in rows.select("prefix_tokens", "suffix_tokens").iter_rows()]
 
 
 def _widths(batch: Batch, lengths: Sequence[Lengths]) -> tuple[int, int]:
