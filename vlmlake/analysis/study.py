@@ -8,7 +8,7 @@ from typing import Any
 import polars as pl
 
 from vlmlake.analysis.analyze import CODE, content_id
-from vlmlake.analysis.interventions_of_study import closest, fitting_conditions
+from vlmlake.analysis.causal.described import closest, fitting_conditions
 from vlmlake.analysis.layer_order import BLOCK, block_number
 from vlmlake.analysis.population import joined
 from vlmlake.analysis.published import FAMILIES, LLAVA, PUBLISHED, TOP_NEURONS, Published
@@ -45,9 +45,10 @@ def study(lake: Lake, run: str | None = None, rule: str = DEFAULT_RULE) -> pl.Da
     without a run the published ones alone.
 
     Reads what `analyze` wrote and computes nothing. ours: the value with its 95 % interval in words, in the unit of the
-    published one; `value`, `low` and `high` are its numbers. Where several interventions fit, the one whose settings
-    are closest to the defaults, the last of these, and own_note says which and how many others there are. note: what to know of the published one, or why the two cannot be compared. own_note: what
-    the analysis says of ours, for instance why there is no value.
+    published one; `value`, `low` and `high` are its numbers. Where several interventions fit it is the one whose
+    settings are closest to the defaults, the last of these; own_note says which, and of how many. note: what to know of
+    the published one, or why the two cannot be compared. own_note: what the analysis says of ours, for instance why
+    there is no value.
 
     Raises VlmlakeError for an unknown rule or run, or if no run of those that are asked was analyzed under the rule.
     """
