@@ -49,7 +49,7 @@ def test_ties_count_as_larger_also_after_rounding():
 
 def test_controls_are_told_by_the_percentiles_that_hold_most_of_them():
     found = spread_of_controls(np.arange(101.0))
-    assert (found.value, found.low, found.high) == (50, 2.5, 97.5)
+    assert (found.value, found.low, found.high) == pytest.approx((50, 2.5, 97.5))
     assert (found.interval, found.p_value) == ("2.5 to 97.5 % of 101 controls", None)
 
 
@@ -86,15 +86,15 @@ def test_where_nothing_differs_the_intervals_are_those_of_the_drop():
     assert alone.low < 0 < alone.high
 
 
-def test_the_drop_over_several_covers_the_truth_and_only_grouped_ones_do():
-    truth = stats.norm.cdf(1 / np.sqrt(2)) - stats.norm.cdf(0.5 / np.sqrt(2))
-    grouped, alone = 0, 0
+def test_the_drop_over_several_covers_the_truth_and_only_grouped_ones():
+    """Every other image, by chance, is answered wrong whatever the variant: what its examples share."""
+    truth = stats.norm.cdf(1 / np.sqrt(2)) - 0.5 * stats.norm.cdf(0.5 / np.sqrt(2))
+    covered = []
     for seed in range(200):
         before, several, image = draw(seed, 160)
-        # What an image's own difficulty adds to the difference must be shared by its examples, too.
-        several[:, image % 2 == 0] = 0
+        several[:, (np.random.default_rng(1000 + seed).random(40) < 0.5)[image]] = 0
         found = [paired_drop_over_several(before, several, one) for one in (image, np.arange(160))]
-        told = [one.low <= truth + 0.5 * stats.norm.cdf(0.5 / np.sqrt(2)) <= one.high for one in found]
-        grouped, alone = grouped + told[0], alone + told[1]
-    assert 0.90 <= grouped / 200 <= 1.0
-    assert alone < grouped
+        covered.append([one.low <= truth <= one.high for one in found])
+    grouped, alone = np.mean(covered, axis=0)
+    assert 0.90 <= grouped <= 0.99
+    assert alone < 0.85
