@@ -38,7 +38,8 @@ def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def lake_url(tmp_path_factory: pytest.TempPathFactory, tiny_llava: Path) -> str:
-    """A finished lake of forty scenes, float16, analyzed; tests read it and leave it as it is."""
+    """A finished lake of forty scenes, float16, with made-up interventions, analyzed; tests leave it as it is."""
+    from tests.analysis.planted_outcomes import plant
     from vlmlake.analysis.analyze import analyze
     from vlmlake.ingest.datasets.shapes import write_benchmark
     from vlmlake.ingest.decoding import Decoding
@@ -51,6 +52,7 @@ def lake_url(tmp_path_factory: pytest.TempPathFactory, tiny_llava: Path) -> str:
     url = str(folder / "lake")
     decoding = Decoding(answer_tokens=3, samples=2, seed=1)
     extract(Job(ModelSource(str(tiny_llava)), (f"pope:{folder / 'scenes'}",), url, decoding=decoding))
+    plant(url)
     analyze(url)
     return url
 

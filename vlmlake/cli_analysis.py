@@ -36,7 +36,8 @@ def analyze(
 ) -> None:
     """Compute from the store alone; findings go into the lake, and what has not changed is not computed again.
 
-    Analyses: labels, attention, margins, attribution, probes, attention_probe, consistency, fusion, selective, neurons.
+    Analyses: labels, attention, margins, attribution, probes, attention_probe, consistency, fusion, selective, neurons,
+    causal.
 
     Example: vlmlake analyze ./lake probes margins --where "split = 'adversarial'"
     """
@@ -77,7 +78,7 @@ def analyze(
     except KeyboardInterrupt:
         print("vlmlake: interrupted; what was found is kept, run the same command to go on", file=sys.stderr)
         raise typer.Exit(130) from None
-    print_findings(console, found)
+    print_findings(console, found, open_lake(url, storage_options).table("interventions"))
     for refusal in found.refusals:
         print(f"vlmlake: {printable(refusal)}", file=sys.stderr)
     if found.refusals:

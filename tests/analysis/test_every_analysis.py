@@ -73,7 +73,7 @@ def test_a_result_draws_itself(found):
 
 def test_the_lake_has_what_the_function_finds(found, analysis, lake_url):
     kept = open_lake(lake_url).table("results").filter(pl.col("analysis") == analysis.name)
-    keys = ["metric", "statistic", "split", "position", "layer", "head", "at"]
+    keys = ["intervention", "metric", "statistic", "split", "gold", "position", "layer", "head", "at"]
     both = found.table.join(kept, on=keys, how="left", nulls_equal=True, suffix="_kept")
     assert both.height == found.table.height
     np.testing.assert_allclose(

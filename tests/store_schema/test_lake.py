@@ -195,3 +195,13 @@ def test_tables_come_as_arrow_too(lake):
         assert isinstance(lake.arrow(name), pa.Table)
         assert lake.table(name).equals(pl.from_arrow(lake.arrow(name)))
     assert lake.arrow("batches").schema.equals(tables.BATCH)
+
+
+def test_findings_of_a_run_are_the_same_where_nothing_can_be_listed(lake_url, monkeypatch):
+    run = open_lake(lake_url).run("tiny-llava")
+    rows, digest = run.findings("outcomes"), run.findings_digest("outcomes")
+    assert set(rows["run"]) == {run.name}
+    assert rows.height == open_lake(lake_url).table("outcomes").height > 0
+    monkeypatch.setattr(type(run.storage), "listable", False)
+    assert run.findings("outcomes").equals(rows)
+    assert run.findings_digest("outcomes") == digest

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from vlmlake.analysis.attention import AttentionParameters, AttentionResult, attention
 from vlmlake.analysis.attribution import AttributionResult, attribution
+from vlmlake.analysis.causal import CausalParameters, CausalResult, causal
 from vlmlake.analysis.consistency import ConsistencyResult, consistency
 from vlmlake.analysis.labels import LabelsResult, labels
 from vlmlake.analysis.margins.margins import MarginParameters, MarginsResult, margins
@@ -28,11 +29,14 @@ __all__ = [
     "fusion",
     "selective",
     "neurons",
+    "causal",
     "Result",
     "AttentionParameters",
     "AttentionProbeParameters",
     "AttentionResult",
     "AttributionResult",
+    "CausalParameters",
+    "CausalResult",
     "ConsistencyResult",
     "FoldParameters",
     "LabelsResult",

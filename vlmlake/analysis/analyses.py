@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from vlmlake.analysis.attention import ATTENTION
 from vlmlake.analysis.attribution import ATTRIBUTION
+from vlmlake.analysis.causal import CAUSAL
 from vlmlake.analysis.consistency import CONSISTENCY
 from vlmlake.analysis.contract import Analysis
 from vlmlake.analysis.labels import LABELS
@@ -25,6 +26,7 @@ ORDER = (
     FUSION,
     SELECTIVE,
     NEURONS,
+    CAUSAL,
 )
 
 ANALYSES: dict[str, Analysis] = {analysis.name: analysis for analysis in ORDER}

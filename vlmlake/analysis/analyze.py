@@ -195,6 +195,7 @@ class _Subject:
             "content": self.content,
             "examples": hashlib.sha256("\n".join(self.data["example"].values.tolist()).encode()).hexdigest(),
             "parameters": repr(parameters),
+            "tables": {table: self.run.findings_digest(table) for table in analysis.tables},
             "after": {name: current[name].findings for name in analysis.after if name in current},
             "code": CODE,
         }
@@ -219,7 +220,9 @@ class _Subject:
         else:
             started = time.monotonic()
             given = [shelf.beside(ANALYSES[name]).metrics() for name in analysis.after if name in current]
-            found = analysis(self.data, self.rule, self.seed, parameters, together(given) if analysis.after else None)
+            numbers = together(given) if analysis.after else None
+            rows = {table: self.run.findings(table) for table in analysis.tables}
+            found = analysis(self.data, self.rule, self.seed, parameters, numbers, rows)
             without = [name for name in analysis.after if name not in current]
             notes = [self.note, f"without {', '.join(without)}" if without else None]
             shelf.write(found, self.passport(analysis, settings), notes, inputs)

@@ -1,11 +1,12 @@
-"""What an analysis says of itself: the arrays it reads, its parameters, the analyses whose numbers it builds on."""
+"""What an analysis says of itself: the arrays and tables it reads, its parameters, whose numbers it builds on."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import polars as pl
 import xarray as xr
 
 from vlmlake.analysis.result import Result
@@ -29,10 +30,12 @@ class Analysis:
     """One analysis by name.
 
     compute: called as compute(data, rule=, seed=, parameters=), and with metrics= where `after` names analyses: their
-    per-example numbers, a Dataset as Result.examples. reads: the arrays it needs, as alternatives in order of
-    preference ("attention|readout_attention"). takes: arrays that it uses where they are there. labelled: whether its
-    per-example numbers hang on the label rule, the seed or the other examples. headline: metrics that `vlmlake analyze`
-    prints, all of them where none are named. parameters: a frozen dataclass, its defaults.
+    per-example numbers, a Dataset as Result.examples; and with a keyword for each name in `tables`: the rows of the run
+    in that one of store_schema.tables.FINDINGS, in Polars, which others than analyses write; with new rows there it is
+    computed again. reads: the arrays it needs, as alternatives in order of preference
+    ("attention|readout_attention"). takes: arrays that it uses where they are there. labelled: whether its per-example
+    numbers hang on the label rule, the seed or the other examples. headline: metrics that `vlmlake analyze` prints, all
+    of them where none are named. parameters: a frozen dataclass, its defaults.
     """
 
     name: str
@@ -41,16 +44,28 @@ class Analysis:
     reads: tuple[str, ...] = ()
     takes: tuple[str, ...] = ()
     after: tuple[str, ...] = ()
+    tables: tuple[str, ...] = ()
     labelled: bool = False
     headline: tuple[str, ...] = ()
     parameters: Any = NO_PARAMETERS
 
-    def __call__(self, data: xr.Dataset, rule: str, seed: int, parameters: Any, metrics: xr.Dataset | None) -> Result:
-        """Raises NotKeptError if the run keeps none of the arrays that it needs, VlmlakeError if it refuses the run."""
+    def __call__(
+        self,
+        data: xr.Dataset,
+        rule: str,
+        seed: int,
+        parameters: Any,
+        metrics: xr.Dataset | None,
+        rows: Mapping[str, pl.DataFrame],
+    ) -> Result:
+        """metrics: where `after` names analyses. rows: of each of `tables`.
+
+        Raises NotKeptError if the run keeps none of the arrays that it needs, VlmlakeError if it refuses the run.
+        """
         for alternatives in self.reads:
             kept_array(data, *alternatives.split("|"))
         more = {"metrics": metrics} if self.after else {}
-        return self.compute(data, rule=rule, seed=seed, parameters=parameters, **more)
+        return self.compute(data, rule=rule, seed=seed, parameters=parameters, **more, **rows)
 
 
 def dataset_of(source: Source) -> xr.Dataset:

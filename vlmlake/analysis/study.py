@@ -8,9 +8,11 @@ from typing import Any
 import polars as pl
 
 from vlmlake.analysis.analyze import CODE, content_id
+from vlmlake.analysis.causal.described import closest, fitting_conditions
 from vlmlake.analysis.layer_order import BLOCK, block_number
 from vlmlake.analysis.population import joined
 from vlmlake.analysis.published import FAMILIES, LLAVA, PUBLISHED, TOP_NEURONS, Published
+from vlmlake.analysis.result import BOUNDS
 from vlmlake.answers.rules import DEFAULT_RULE, require_rule
 from vlmlake.errors import VlmlakeError
 from vlmlake.store_schema.lake import Lake
@@ -42,15 +44,18 @@ def study(lake: Lake, run: str | None = None, rule: str = DEFAULT_RULE) -> pl.Da
     """Every published number with the statistic of each run of its family that answers the same question; of a family
     without a run the published ones alone.
 
-    Reads what `analyze` wrote and computes nothing. ours: the value with its 95 % interval in words; `value`, `low` and
-    `high` are its numbers. note: what to know of the published one, or why the two cannot be compared. own_note: what
-    the analysis says of ours, for instance why there is no value.
+    Reads what `analyze` wrote and computes nothing. ours: the value with its 95 % interval in words, in the unit of the
+    published one; `value`, `low` and `high` are its numbers. Where several interventions fit it is the one whose
+    settings are closest to the defaults, the last of these; own_note says which, and of how many. note: what to know of
+    the published one, or why the two cannot be compared. own_note: what the analysis says of ours, for instance why
+    there is no value.
 
     Raises VlmlakeError for an unknown rule or run, or if no run of those that are asked was analyzed under the rule.
     """
     require_rule(rule)
     results = lake.table("results").filter(pl.col("condition").is_null())
     rankings = lake.table("rankings").filter(pl.col("condition").is_null())
+    interventions = lake.table("interventions")
     rows: list[dict[str, Any]] = []
     asked = [lake.run(run).name] if run else lake.runs
     if results.filter(pl.col("run").is_in(asked), pl.col("rule") == rule).is_empty():
@@ -59,8 +64,9 @@ def study(lake: Lake, run: str | None = None, rule: str = DEFAULT_RULE) -> pl.Da
         there = lake.run(name)
         family = str(there.record.identity.get("model", {}).get("type", ""))
         own, content = results.filter(pl.col("run") == name), content_id(there.content())
+        made = interventions.filter(pl.col("run") == name)
         for told in (one for one in PUBLISHED if one.family == family):
-            rows.append({"run": name, "family": family, **_compared(told, own, rule, content)})
+            rows.append({"run": name, "family": family, **_compared(told, own, made, rule, content)})
         if family == LLAVA:
             ranked = rankings.filter(pl.col("run") == name, pl.col("rule") == rule)
             rows.append({"run": name, "family": family, **_top_neurons(ranked)})
@@ -77,20 +83,29 @@ def _published(told: Published) -> dict[str, Any]:
     return {"quantity": told.quantity, "where": told.where, "published": told.value, "note": told.note}
 
 
-def _compared(told: Published, own: pl.DataFrame, rule: str, content: str) -> dict[str, Any]:
+def _compared(
+    told: Published, own: pl.DataFrame, interventions: pl.DataFrame, rule: str, content: str
+) -> dict[str, Any]:
+    """own, interventions: the rows of one run in `results` and in `interventions`."""
     row = _published(told)
-    if told.ours is None:
-        return {**row, "ours": UNTOLD}
     wanted = {**told.ours, "rule": told.rule or rule}
     fitting = own.filter(*(pl.col(name).eq_missing(pl.lit(value)) for name, value in wanted.items()))
+    none = f"no {told.ours['analysis']} under {wanted['rule']}"
+    which = None
+    if told.changed is not None:
+        conditions = fitting_conditions(interventions, told.changed)
+        if conditions.is_empty():
+            return {**row, "ours": f"{none}: `vlmlake {told.made_by}`"}
+        fitting, which = closest(fitting, conditions)
+        none = f"{none}: `vlmlake analyze`"
     if fitting.is_empty():
-        return {**row, "ours": f"no {told.ours['analysis']} under {wanted['rule']}"}
+        return {**row, "ours": none}
     found = fitting.row(0, named=True)
-    about = {"n": found["n"], "n_images": found["n_images"], "own_note": _own_note(found, content)}
+    about = {"n": found["n"], "n_images": found["n_images"], "own_note": joined(which, _own_note(found, content))}
     if told.as_falling_blocks:
         return {**row, **about, "ours": _falling(fitting)}
-    numbers = {name: found[name] for name in ("value", "low", "high")}
-    return {**row, **about, **numbers, "ours": in_words(found)}
+    numbers = {name: None if found[name] is None else told.scale * found[name] for name in BOUNDS}
+    return {**row, **about, **numbers, "ours": in_words({**found, **numbers}, 3 if told.scale == 1 else 1)}
 
 
 def _own_note(found: Mapping[str, Any], content: str) -> str | None:
@@ -103,11 +118,11 @@ def _own_note(found: Mapping[str, Any], content: str) -> str | None:
     )
 
 
-def in_words(found: Mapping[str, Any]) -> str:
+def in_words(found: Mapping[str, Any], digits: int = 3) -> str:
     """The value of a row of `results` with its interval, as in `0.819 [0.790, 0.851]`, a layer as a whole number;
     UNTOLD where there is no value.
     """
-    form = ".0f" if found["statistic"] in LAYER_STATISTICS else ".3f"
+    form = ".0f" if found["statistic"] in LAYER_STATISTICS else f".{digits}f"
     value, low, high = (found[name] for name in ("value", "low", "high"))
     if value is None:
         return UNTOLD

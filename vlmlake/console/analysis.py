@@ -13,7 +13,9 @@ from rich.progress import Progress as Bar
 from vlmlake.analysis.analyses import ANALYSES
 from vlmlake.analysis.analyze import Findings, Step, analyze
 from vlmlake.analysis.blocks import watching
+from vlmlake.analysis.causal import CAUSAL
 from vlmlake.analysis.population import ALL_SPLITS
+from vlmlake.console.causal import print_causal
 from vlmlake.console.printable import printable
 from vlmlake.console.tables import print_results, print_table
 
@@ -44,21 +46,25 @@ def analyze_with_progress(console: Console, url: str, names: Sequence[str], **se
         return analyze(url, names, tell=tell, **settings)
 
 
-def print_findings(console: Console, found: Findings) -> None:
-    """Of each run and analysis what holds over all splits and heads, then what was not computed again."""
+def print_findings(console: Console, found: Findings, interventions: pl.DataFrame) -> None:
+    """Of each run and analysis what holds over all splits and heads, then what was not computed again.
+
+    interventions: rows of tables.INTERVENTIONS, of which `causal` has found something.
+    """
+    effects = found.table.filter(pl.col("analysis") == CAUSAL.name)
+    rest = found.table.filter(pl.col("analysis") != CAUSAL.name)
     headline = pl.any_horizontal(
         (pl.col("analysis") == name) & (pl.col("metric").is_in(one.headline) if one.headline else True)
         for name, one in ANALYSES.items()
     )
-    pooled = found.table.filter(
-        headline, pl.col("split") == ALL_SPLITS, pl.col("head").is_null(), pl.col("at").is_null()
-    )
+    pooled = rest.filter(headline, pl.col("split") == ALL_SPLITS, pl.col("head").is_null(), pl.col("at").is_null())
     first = pooled.group_by("run", "analysis", maintain_order=True).head(ROWS_A_TABLE)
-    print_results(console, first if found.table.height > len(first) else found.table)
+    print_results(console, first if rest.height > len(first) else rest)
+    print_causal(console, effects, interventions)
     if first.height < found.table.height:
         console.print(
-            f"\n{found.table.height - first.height:,} more rows (splits, heads, curves, further metrics) in the table "
-            "`results`"
+            f"\n{found.table.height - first.height:,} more rows (splits, gold answers, heads, curves, further metrics) "
+            "in the table `results`"
         )
     for reason in found.impossible:
         console.print(printable(f"not possible: {reason}"))

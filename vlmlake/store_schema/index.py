@@ -38,6 +38,19 @@ def listed_index(storage: Storage) -> Index:
     return Index(tuple(runs), tuple(findings))
 
 
+def findings_of(storage: Storage, table: str, run: str) -> tuple[str, ...]:
+    """Paths of what there is of one run, for one of tables.FINDINGS; other runs' folders are not listed.
+
+    Raises DamagedError where the storage lists nothing and its index file is damaged or missing.
+    """
+    if not storage.listable:
+        return tuple(path for path in written_index(storage).of(table) if path.split("/")[2] == run)
+    folders = [f"{table}/{analysis}/{run}" for analysis in _folders(storage, table)]
+    listed = zip(folders, storage.entries_of(folders), strict=True)
+    found = [f"{folder}/{entry.name}" for folder, entries in listed for entry in entries if not entry.is_folder]
+    return tuple(path for path in found if is_finding(path))
+
+
 def written_index(storage: Storage) -> Index:
     """What the lake's index file says. Raises DamagedError if it is damaged, missing, or names what no lake holds."""
     where = f"{paths.INDEX} of {storage.url}"

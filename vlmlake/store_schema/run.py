@@ -17,10 +17,11 @@ import pyarrow as pa
 import xarray as xr
 
 from vlmlake.errors import UnknownNameError
-from vlmlake.store_schema import paths, tables
+from vlmlake.store_schema import paths, seals, tables
 from vlmlake.store_schema.arrays import shard_file
 from vlmlake.store_schema.commit import Commit
 from vlmlake.store_schema.commits import visible
+from vlmlake.store_schema.index import findings_of
 from vlmlake.store_schema.lazy_array import lazy_array
 from vlmlake.store_schema.run_record import RunRecord
 from vlmlake.store_schema.schema import ROLES
@@ -91,6 +92,24 @@ class Run:
         """The same as Arrow has it."""
         there = [path for path in (paths.skipped(self.name),) if self.storage.exists(path)]
         return tables.read(self.storage, there, tables.SKIPPED)
+
+    def findings(self, table: str) -> pl.DataFrame:
+        """The rows of this run in one of tables.FINDINGS, of all analyses or interventions; read now.
+
+        Raises DamagedError if one of its files is not as it was written.
+        """
+        there = findings_of(self.storage, table, self.name)
+        return tables.frame(tables.read(self.storage, there, tables.FINDINGS[table])).filter(run=self.name)
+
+    def findings_digest(self, table: str) -> str:
+        """A digest of what `findings` would read: of the paths of the files and of their seals, not of their rows.
+
+        Raises DamagedError if the end of one of its files is no footer.
+        """
+        there = findings_of(self.storage, table, self.name)
+        footers = tables.footers(self.storage, there)
+        told = [[path, footer.get(seals.KEY)] for path, footer in zip(there, footers, strict=True)]
+        return hashlib.sha256(json.dumps(told).encode()).hexdigest()
 
     def largest(self) -> pl.DataFrame:
         """The largest |x| that was stored: array, layer (null where the array has none), largest, over the visible

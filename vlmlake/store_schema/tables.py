@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import polars as pl
@@ -12,7 +13,7 @@ import pyarrow.parquet as pq
 
 from vlmlake.errors import DamagedError
 from vlmlake.store_schema import seals
-from vlmlake.store_schema.storage import Storage
+from vlmlake.store_schema.storage import AT_ONCE, Storage
 
 ROWS_A_BYTE = 4
 """More than any table has: its keys alone take a byte a row."""
@@ -320,6 +321,18 @@ def footer(storage: Storage, path: str) -> dict[str, str]:
     except (pa.ArrowException, OSError, ValueError) as error:
         raise DamagedError(f"{path} of {storage.url} is damaged: it ends in no Parquet footer") from error
     return {key.decode(): value.decode(errors="replace") for key, value in told.items() if key != ARROW_SCHEMA}
+
+
+def footers(storage: Storage, paths: Sequence[str]) -> list[dict[str, str]]:
+    """`footer` of several files, asked for together.
+
+    Raises DamagedError if one is missing, or its end is no footer.
+    """
+    try:
+        with ThreadPoolExecutor(AT_ONCE) as pool:
+            return list(pool.map(lambda path: footer(storage, path), paths))
+    except FileNotFoundError as error:
+        raise DamagedError(f"a table of {storage.url} went away while it was read: {error}") from error
 
 
 def read(storage: Storage, paths: Sequence[str], schema: pa.Schema) -> pa.Table:

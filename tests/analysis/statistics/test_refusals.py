@@ -5,10 +5,11 @@ import pytest
 
 from vlmlake.analysis.statistics.bootstrap import bootstrapped
 from vlmlake.analysis.statistics.calibration import brier, expected_calibration_error
+from vlmlake.analysis.statistics.controls import rank_among, spread_of_controls
 from vlmlake.analysis.statistics.correlation import correlation_p_value, fisher_interval, pearson, point_biserial
 from vlmlake.analysis.statistics.delong import delong
 from vlmlake.analysis.statistics.multiple import holm
-from vlmlake.analysis.statistics.paired import mcnemar, paired_drop
+from vlmlake.analysis.statistics.paired import mcnemar, paired_contrast, paired_drop, paired_drop_over_several
 from vlmlake.analysis.statistics.proportions import proportion, ratio, wilson
 from vlmlake.analysis.statistics.risk import risk_curve
 from vlmlake.analysis.statistics.roc import auroc, auroc_gain, aurocs
@@ -69,6 +70,17 @@ NONE = np.array([])
         (lambda: paired_drop(NONE, NONE, NONE), "the answers before of no examples"),
         (lambda: paired_drop(HALF, np.where(X == 2, np.nan, HALF), OWN), "the answers after is neither 0 nor 1 for 1"),
         (lambda: paired_drop(HALF, HALF, ONE), "1 images, expected at least 2"),
+        (lambda: paired_drop_over_several(HALF, HALF[None] / 2, OWN), "the answers after is neither 0 nor 1 for 4"),
+        (lambda: paired_drop_over_several(NONE, NONE[None], NONE), "the answers before of no examples"),
+        (lambda: paired_drop_over_several(HALF, HALF[None], ONE), "1 images, expected at least 2"),
+        (lambda: paired_contrast(np.empty((0, 9)), HALF, OWN, 0), "a contrast with no variants"),
+        (lambda: paired_contrast(HALF[None], HALF[:5], OWN, 0), "9 several, 5 one, 9 images"),
+        (lambda: paired_contrast(HALF[None] / 2, HALF, OWN, 0), "under the variants is neither 0 nor 1 for 4"),
+        (lambda: paired_contrast(HALF[None], HALF, ONE, 0), "1 images, expected at least 2"),
+        (lambda: spread_of_controls(X[:1]), "1 control, expected at least 2"),
+        (lambda: spread_of_controls(GAP), "the value of a control is no number for 1 of 9"),
+        (lambda: rank_among(1.0, NONE), "the value of a control of no examples"),
+        (lambda: rank_among(np.nan, X), "the value that is ranked is no number"),
         (lambda: mcnemar(-1, 3), "-1 and 3 pairs differ"),
         (lambda: brier(X, HALF, OWN, 0), "7 of 9 confidences are not between 0 and 1"),
         (lambda: brier(GAP / 9, HALF, OWN, 0), "the probability is no number for 1 of 9"),
