@@ -14,6 +14,7 @@ import typer
 from vlmlake import cli_options as options
 from vlmlake import cli_store
 from vlmlake.cli_analysis import analyze, study
+from vlmlake.cli_interventions import ablate, mask, patch
 from vlmlake.cli_verify import verify
 from vlmlake.console.printable import printable
 from vlmlake.errors import VlmlakeError, without_credentials
@@ -169,7 +170,18 @@ def info(url: options.Url, storage_option: options.StorageOptions = None) -> Non
     print_info(terminal(), open_lake(url, options.storage_options(storage_option)))
 
 
-for _verb in (cli_store.status, cli_store.finish, cli_store.gc, cli_store.copy, verify, analyze, study):
+for _verb in (
+    cli_store.status,
+    cli_store.finish,
+    cli_store.gc,
+    cli_store.copy,
+    verify,
+    analyze,
+    study,
+    ablate,
+    mask,
+    patch,
+):
     app.command()(_verb)
 
 
@@ -183,7 +195,8 @@ def sql(
     ] = False,
     storage_option: options.StorageOptions = None,
 ) -> None:
-    """Ask a lake in SQL. Tables: runs, examples, answers, samples, skipped, results, metrics, labels, rankings.
+    """Ask a lake in SQL. Tables: runs, examples, answers, samples, skipped, results, metrics, labels, rankings,
+    interventions, outcomes.
 
     Example: vlmlake sql ./lake "select split, count(*) from examples group by split"
     """

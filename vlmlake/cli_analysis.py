@@ -9,20 +9,13 @@ import typer
 
 from vlmlake import cli_options as options
 
-Rule = Annotated[
-    str, typer.Option(help="Label rule: pope_official, exact, yes_xor_no or vqa_soft.", rich_help_panel=options.ANSWERS)
-]
-
 
 def analyze(
     url: options.Url,
     names: Annotated[list[str] | None, typer.Argument(metavar="[NAMES|all]", help="Analyses; all by default.")] = None,
     run: options.OneRun = None,
-    where: Annotated[
-        str | None,
-        typer.Option(metavar="SQL", help="Examples of which this is true, over `examples` and `answers`; else all."),
-    ] = None,
-    rule: Rule = "pope_official",
+    where: options.Where = None,
+    rule: options.Rule = "pope_official",
     seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of folds and resamples.")] = 0,
     settings: Annotated[
         list[str] | None,
@@ -88,7 +81,7 @@ def analyze(
 def study(
     url: options.Url,
     run: options.OneRun = None,
-    rule: Rule = "pope_official",
+    rule: options.Rule = "pope_official",
     storage_option: options.StorageOptions = None,
 ) -> None:
     """Print every number that the study published, and beside it what `analyze` found in each run of that family.

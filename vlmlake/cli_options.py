@@ -67,6 +67,15 @@ Attention = Annotated[
     typer.Option("--attn", help="Attention kernel: sdpa, flash_attention_2 or eager.", rich_help_panel=MODEL),
 ]
 
+ModelNow = Annotated[
+    str | None,
+    typer.Option("--model", help="Where the run's model is now, if not where it was.", rich_help_panel=MODEL),
+]
+DatasetsNow = Annotated[
+    list[str] | None,
+    typer.Option("--dataset", help="KIND:PLACE of the run's data now, if not where they were.", rich_help_panel=DATA),
+]
+
 Datasets = Annotated[
     list[str],
     typer.Option(
@@ -93,6 +102,13 @@ SkipBad = Annotated[
     typer.Option(
         "--skip-bad", help="Leave out examples with a broken image; table `skipped` lists them.", rich_help_panel=DATA
     ),
+]
+Where = Annotated[
+    str | None,
+    typer.Option(metavar="SQL", help="Examples of which this is true, over `examples` and `answers`."),
+]
+Rule = Annotated[
+    str, typer.Option(help="Label rule: pope_official, exact, yes_xor_no or vqa_soft.", rich_help_panel=ANSWERS)
 ]
 Plan = Annotated[str, typer.Option(help="full, suffix, readout, or a TOML file of your own.", rich_help_panel=CAPTURE)]
 StoredDtype = Annotated[

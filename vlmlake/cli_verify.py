@@ -19,16 +19,10 @@ def verify(
         int, typer.Option(metavar="N", min=0, help="Compute N examples of each run again, and compare.")
     ] = 0,
     seed: Annotated[int, typer.Option(min=0, help="Of the choice of those examples.")] = 0,
-    model: Annotated[
-        str | None,
-        typer.Option(help="Where the run's model is now, if not where it was.", rich_help_panel=options.MODEL),
-    ] = None,
+    model: options.ModelNow = None,
     device: options.Device = "cpu",
     trust_remote_code: options.TrustRemoteCode = False,
-    dataset: Annotated[
-        list[str] | None,
-        typer.Option(help="KIND:PLACE of the run's data now, if not where they were.", rich_help_panel=options.DATA),
-    ] = None,
+    dataset: options.DatasetsNow = None,
     images: options.Images = None,
     column: options.Columns = None,
     storage_option: options.StorageOptions = None,

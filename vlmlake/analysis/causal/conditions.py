@@ -51,7 +51,7 @@ class Condition:
     @property
     def at(self) -> float | None:
         """Its place on a curve: the number of neurons, or the share of patches."""
-        return self.share if self.kind == "mask" else self.k
+        return self.share if self.kind == MASK else self.k
 
     @property
     def place(self) -> tuple[object, ...]:
@@ -59,11 +59,10 @@ class Condition:
         return self.set, self.layer, self.positions, self.head, self.at
 
     def beside(self, other: Condition) -> bool:
-        """Whether both change as much, at the same place and in the same way."""
-        return all(
-            getattr(self, name) == getattr(other, name)
-            for name in ("kind", "site", "layer", "mode", "positions", "k", "share")
-        )
+        """Whether both change as much, at the same place and in the same way. A drawn mask hangs on no layer."""
+        place = () if self.kind == MASK else ("layer",)
+        names = ("kind", "site", "mode", "positions", "k", "share", *place)
+        return all(getattr(self, name) == getattr(other, name) for name in names)
 
 
 @dataclass(frozen=True)

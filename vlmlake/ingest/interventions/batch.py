@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 
@@ -51,18 +50,34 @@ class Asking:
         limit, family = self.intervention.answer_tokens, self.intervention.family
         positions = _positions(conditions)
         if group.route == FULL:
-            images: list[Any] = []
+            yield from self._masked([condition for condition in conditions if condition.kind == MASK])
             for condition in conditions:
-                questions = self._masked(condition, images) if condition.kind == MASK else self.questions
-                found = rerun(family, questions, self._edits(condition), positions, limit, self.work.shared)
-                yield condition, found.logits, found.ids
+                if condition.kind != MASK:
+                    edits = self._edits(condition)
+                    found = rerun(family, self.questions, edits, positions, limit, self.work.shared)
+                    yield condition, found.logits, found.ids
             return
         started = start(family, self.questions, group.block, self.work.shared and group.block > 0)
-        at_once = self._at_once(group.block)
-        for first in range(0, len(conditions), at_once):
-            stack = conditions[first : first + at_once]
+        for stack in self._stacks(conditions, group.block):
             said = answer(started, [self._edits(condition) for condition in stack], positions, limit)
             yield from zip(stack, said.logits, said.ids, strict=True)
+
+    def _masked(self, conditions: Sequence[Condition]) -> Iterator[Said]:
+        """The questions about masked images, several conditions' in one batch."""
+        family, limit = self.intervention.family, self.intervention.answer_tokens
+        items = [self.work.items[item] for item in self.batch.examples]
+        opened = {item.image_sha256: open_image(item.source, item.image_sha256) for item in items} if conditions else {}
+        images = [opened[item.image_sha256] for item in items] if conditions else []
+        for stack in self._stacks(conditions, 0):
+            masks = [self.masks[condition.set, condition.member] for condition in stack]
+            patches = [mask[self.work.examples[item.examples[0]].id] for mask in masks for item in items]
+            times = len(stack)
+            prompts = [*self.questions.prompts] * times
+            asked = masked_questions(family, items * times, images * times, prompts, patches, self.work.shared)
+            found = rerun(family, asked, (), "all", limit, self.work.shared)
+            for number, condition in enumerate(stack):
+                own = slice(number * len(items), (number + 1) * len(items))
+                yield condition, found.logits[own], found.ids[own]
 
     def _edits(self, condition: Condition) -> tuple[Edit, ...]:
         if condition.kind != PATCH:
@@ -76,20 +91,8 @@ class Asking:
         ids = [self.work.examples[one].id for one in self.work.items[item].examples]
         return next(filter(condition.concerns, ids), ids[0])
 
-    def _masked(self, condition: Condition, images: list[Any]) -> Questions:
-        """images: of the questions, opened for the first condition that wants them."""
-        items = [self.work.items[item] for item in self.batch.examples]
-        if not images:
-            opened = {item.image_sha256: open_image(item.source, item.image_sha256) for item in items}
-            images += [opened[item.image_sha256] for item in items]
-        masks = self.masks[condition.set, condition.member]
-        covered = [masks[self.work.examples[item.examples[0]].id] for item in items]
-        return masked_questions(
-            self.intervention.family, items, images, self.questions.prompts, covered, self.work.shared
-        )
-
-    def _at_once(self, block: int) -> int:
-        """Conditions in one stack, by what their rows take."""
+    def _stacks(self, conditions: Sequence[Condition], block: int) -> Iterator[Sequence[Condition]]:
+        """As many conditions together as their rows leave room for."""
         family, asked = self.intervention.family, self.questions
         prefix = max(prompt.split for prompt in asked.prompts)
         suffix = max(prompt.suffix_length for prompt in asked.prompts)
@@ -98,7 +101,8 @@ class Asking:
         size = next(family.model.parameters()).element_size()
         row = size * (cached + WORKING * tokens * family.decoder.hidden) + 8 * family.decoder.vocab
         memory = MEMORY.get(family.device.type, MEMORY["cpu"])
-        return max(1, int(memory // (row * len(asked.prompts))))
+        at_once = max(1, int(memory // (row * len(asked.prompts))))
+        return (conditions[first : first + at_once] for first in range(0, len(conditions), at_once))
 
 
 def _positions(conditions: Sequence[Condition]) -> Positions:

@@ -198,11 +198,11 @@ class _Pass:
         return masks_of(run, self.intervention.asked["example"].to_list(), request)
 
     def _keep(self, part: str, outcomes: Outcomes) -> None:
-        if outcomes.rows:
+        if len(outcomes):
             path = part_path(self.intervention.id, self.intervention.run.name, part)
             self.intervention.run.storage.write(path, outcomes.encoded())
-            self.done.update((row["condition"], row["example"]) for row in outcomes.rows)
-            self.computed += len(outcomes.rows)
+            self.done.update(outcomes.keys)
+            self.computed += len(outcomes)
         done = self.plan.done + self.computed
         self.report(Progress(self.intervention.run.name, done, self.plan.pairs, time.monotonic() - self.began))
 

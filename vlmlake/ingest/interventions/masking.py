@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal, cast, get_args
 
 import polars as pl
 
@@ -126,7 +126,8 @@ def require_share(share: float) -> None:
         raise VlmlakeError(f"the share of the patches is {share}, expected above 0 and at most 1")
 
 
-def require_reduction(reduction: str) -> None:
-    """Raises VlmlakeError for one that is not known."""
+def require_reduction(reduction: str) -> Reduction:
+    """The reduction of this name. Raises VlmlakeError for one that is not known."""
     if reduction not in get_args(Reduction):
         raise VlmlakeError(f"the reduction of the heads is {reduction!r}, expected {' or '.join(get_args(Reduction))}")
+    return cast(Reduction, reduction)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import polars as pl
+import pyarrow as pa
 import torch
 
 from vlmlake.answers.rules import RULES, is_yes_or_no, judged, right_or_wrong
@@ -50,13 +51,19 @@ class Reader:
         return Asked(tuple(rows["example"]), np.asarray(questions, np.int64), golds, self.vocabulary.golds(golds))
 
 
-@dataclass
 class Outcomes:
-    """Rows of tables.OUTCOMES of one batch as they come."""
+    """Rows of tables.OUTCOMES of one batch as they come; `keys` are their conditions and examples."""
 
-    reader: Reader
-    asked: Asked
-    rows: list[dict[str, Any]] = field(default_factory=list)
+    def __init__(self, reader: Reader, asked: Asked) -> None:
+        self._reader, self._asked = reader, asked
+        self._columns: dict[str, list[Any]] = {name: [] for name in tables.OUTCOMES.names}
+
+    def __len__(self) -> int:
+        return len(self._columns["example"])
+
+    @property
+    def keys(self) -> Iterator[tuple[str, str]]:
+        return zip(self._columns["condition"], self._columns["example"], strict=True)
 
     def add(
         self,
@@ -70,33 +77,38 @@ class Outcomes:
 
         logits: [questions, vocab], float32. ids: the tokens of each question's answer; none where it is not known.
         """
-        numbers = _numbers(logits, self.asked, self.reader.vocabulary)
-        asked = zip(self.asked.examples, self.asked.questions.tolist(), self.asked.golds, strict=True)
-        for place, (example, question, gold) in enumerate(asked):
-            said = ids[question]
-            if said is None or not wanted(condition, example):
-                continue
-            stopped = said[-1] in self.reader.texts.ends
-            answer = self.reader.texts.text(said)
-            self.rows.append(
-                {
-                    "run": self.reader.run,
-                    "example": example,
-                    "intervention": self.reader.intervention,
-                    "condition": condition.id,
-                    "route": route,
-                    "answer": answer,
-                    "answer_tokens": len(said) - stopped,
-                    "token_ids": list(said),
-                    "finish": "stop" if stopped else "length",
-                    **{name: None if np.isnan(values[place]) else values[place] for name, values in numbers.items()},
-                    "labels": labels_of(answer, gold),
-                }
-            )
+        asked, reader = self._asked, self._reader
+        said = [ids[question] for question in asked.questions]
+        kept = [
+            (place, one, example)
+            for place, (one, example) in enumerate(zip(said, asked.examples, strict=True))
+            if one is not None and wanted(condition, example)
+        ]
+        if not kept:
+            return
+        places, told, examples = (list(column) for column in zip(*kept, strict=True))
+        answers = [reader.texts.text(one) for one in told]
+        stopped = [one[-1] in reader.texts.ends for one in told]
+        numbers = _numbers(logits, asked, reader.vocabulary)
+        new: dict[str, list[Any]] = {
+            "example": examples,
+            "answer": answers,
+            "answer_tokens": [len(one) - end for one, end in zip(told, stopped, strict=True)],
+            "token_ids": told,
+            "finish": ["stop" if end else "length" for end in stopped],
+            "labels": [labels_of(answer, asked.golds[place]) for answer, place in zip(answers, places, strict=True)],
+            **{name: values[places].tolist() for name, values in numbers.items()},
+        }
+        common = {"run": reader.run, "intervention": reader.intervention, "condition": condition.id, "route": route}
+        for name, column in self._columns.items():
+            column += new[name] if name in new else [common[name]] * len(places)
 
     def encoded(self) -> bytes:
         """As one sealed Parquet file."""
-        return tables.to_parquet(self.rows, tables.OUTCOMES)
+        columns = {
+            field.name: pa.array(self._columns[field.name], field.type, from_pandas=True) for field in tables.OUTCOMES
+        }
+        return tables.encode(pa.table(columns, schema=tables.OUTCOMES))
 
 
 @lru_cache(maxsize=1 << 16)

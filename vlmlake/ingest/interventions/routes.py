@@ -98,7 +98,10 @@ def plan_routes(
     groups = []
     for (way, block), there in sorted(members.items(), key=lambda item: item[0]):
         chosen = tuple(condition for condition, _ in there)
-        groups.append(Group(way, block, chosen, sum(number for _, number in there), *cost.told(way, block, chosen)))
+        evaluations, plain = cost.told(way, block, chosen)
+        if route == CHEAPEST and way == SUFFIX and evaluations > plain:
+            way, block, evaluations = FULL, 0, plain
+        groups.append(Group(way, block, chosen, sum(number for _, number in there), evaluations, plain))
     return Plan(tuple(groups), len(ids), len(conditions), pairs, pairs - left, blocks)
 
 
