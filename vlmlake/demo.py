@@ -13,12 +13,16 @@ from rich.console import Console
 
 from vlmlake.analysis.study import study
 from vlmlake.console.analysis import analyze_with_progress, print_study
+from vlmlake.console.causal import print_causal
 from vlmlake.console.extraction import extract_with_progress
 from vlmlake.store_schema.capture_plan import DEFAULT_PLAN, read_plan
 from vlmlake.store_schema.lake import open_lake
 
 ANSWER_TOKENS = 4
 SAMPLES = 10
+
+DISTURBED = "adversarial"
+"""The split that is asked again with neurons taken away and patches covered: on it the three models err most."""
 
 TINY_MODELS = ("tiny-llava", "tiny-paligemma", "tiny-qwen2-vl")
 
@@ -45,11 +49,33 @@ def run_demo(console: Console, folder: Path, images: int, seed: int = 1) -> None
     seconds = sum(step.seconds for step in computed)
     statistics = f"{found.table.height:,} statistics in the table `results`"
     console.print(f"{len(computed)} analyses computed in {seconds:.0f} s, {statistics}")
-    console.print("3. what the study published for the models that these three stand in for, and what they do")
+    console.print("3. neurons taken away and patches covered: the models run again where that can change an answer")
+    _intervene(console, str(lake))
+    console.print("4. what the study published for the models that these three stand in for, and what they do")
     print_study(console, study(open_lake(str(lake))))
     console.print(f"\nAll of it took {time.monotonic() - started:.0f} s. The lake lies in {lake}. Try next:")
     for command in next_commands(lake):
         console.print(f"  {command}", soft_wrap=True)
+
+
+def _intervene(console: Console, url: str) -> None:
+    """Ablation and masking of each run, on the images that ranked no neurons; then what they cost."""
+    from vlmlake.console.interventions import intervene_with_progress
+    from vlmlake.ingest.interventions.ablation import Ablation
+    from vlmlake.ingest.interventions.masking import Masking
+
+    lake, started = open_lake(url), time.monotonic()
+    examples = lake.table("examples")
+    kept = lake.table("metrics").filter(metric="kept_for_ablation", value=1.0).join(examples, on=["run", "example"])
+    asked = examples.filter(split=DISTURBED).join(kept, on=["run", "image_sha256"], how="semi")
+    for run in lake.runs:
+        for request in (Ablation(top=(5, 0.5)), Masking()):
+            ids = asked.filter(run=run)["example"].to_list()
+            intervene_with_progress(console, url, run, request, examples=ids)
+    found = analyze_with_progress(console, url, ["causal"])
+    found.raise_refusals()
+    print_causal(console, found.table, lake.table("interventions"))
+    console.print(f"all of that in {time.monotonic() - started:.0f} s")
 
 
 def checkpoints() -> list[Path]:

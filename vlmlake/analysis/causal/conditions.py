@@ -9,7 +9,7 @@ import polars as pl
 
 from vlmlake.errors import NotKeptError, VlmlakeError
 
-NONE = "none"
+NONE, MASK = "none", "mask"
 CONTROL, RANDOM = "control", "random"
 MEMBERS = (CONTROL, RANDOM)
 """Sets of which there are several that differ by chance."""
@@ -19,7 +19,7 @@ SETS = {
     "heads": ("head",),
     "bypass": ("attention", "mlp", "block"),
     "patch": ("into_right", "into_wrong"),
-    "mask": ("high", "low", RANDOM),
+    MASK: ("high", "low", RANDOM),
 }
 """By kind."""
 NEEDED = {"ablate": ("layer", "k"), "heads": ("layer", "head"), "bypass": ("layer",), "patch": ("layer",)}
@@ -114,7 +114,7 @@ def _condition(row: dict[str, object], where: str) -> Condition:
     if one.set not in SETS.get(one.kind, ()):
         known = "; ".join(f"{kind}: {', '.join(sets)}" for kind, sets in SETS.items())
         raise VlmlakeError(f"{named} is of kind {one.kind} and set {one.set}, expected one of {known}")
-    needed = (*NEEDED.get(one.kind, NEEDED_OF_MASKS if one.kind == "mask" else ()),)
+    needed = (*NEEDED.get(one.kind, NEEDED_OF_MASKS if one.kind == MASK else ()),)
     lacking = [name for name in (*needed, *(("member",) if one.set in MEMBERS else ())) if getattr(one, name) is None]
     if lacking:
         raise VlmlakeError(f"{named}, of set {one.set}, has no {' and no '.join(lacking)}: make the intervention again")

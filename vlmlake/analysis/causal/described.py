@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import polars as pl
 
-from vlmlake.analysis.causal.conditions import RANDOM, TELLING
+from vlmlake.analysis.causal.conditions import MASK, RANDOM, TELLING
 from vlmlake.analysis.layer_order import block_number, is_layer
 
 USUAL = {"ranking": "l1", "site": "resid", "mode": "mean", "positions": "all"}
@@ -25,7 +25,7 @@ def described(results: pl.DataFrame, interventions: pl.DataFrame) -> pl.DataFram
 
     Rows that would fit several conditions say in their notes which is theirs, as in `ranking auroc`.
     """
-    at = pl.when(pl.col("kind") == "mask").then("share").otherwise(pl.col("k").cast(pl.Float64))
+    at = pl.when(pl.col("kind") == MASK).then("share").otherwise(pl.col("k").cast(pl.Float64))
     keys = ["run", "intervention", "layer", "head"]
     made = interventions.select(
         *keys, *(pl.col(name).alias(BY_RULE if name == "rule" else name) for name in CHANGED), _at=at
