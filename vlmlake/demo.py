@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
 
+import polars as pl
 from rich.console import Console
 
 from vlmlake.analysis.study import study
@@ -50,16 +51,18 @@ def run_demo(console: Console, folder: Path, images: int, seed: int = 1) -> None
     statistics = f"{found.table.height:,} statistics in the table `results`"
     console.print(f"{len(computed)} analyses computed in {seconds:.0f} s, {statistics}")
     console.print("3. neurons taken away and patches covered: the models run again where that can change an answer")
-    _intervene(console, str(lake))
+    changed = _intervene(console, str(lake))
     console.print("4. what the study published for the models that these three stand in for, and what they do")
     print_study(console, study(open_lake(str(lake))))
+    console.print("\n5. what the answers lose without neurons and under gray patches, beside what chance takes away")
+    print_causal(console, changed, open_lake(str(lake)).table("interventions"))
     console.print(f"\nAll of it took {time.monotonic() - started:.0f} s. The lake lies in {lake}. Try next:")
     for command in next_commands(lake):
         console.print(f"  {command}", soft_wrap=True)
 
 
-def _intervene(console: Console, url: str) -> None:
-    """Ablation and masking of each run, on the images that ranked no neurons; then what they cost."""
+def _intervene(console: Console, url: str) -> pl.DataFrame:
+    """Ablation and masking of each run, on the images that ranked no neurons; results of `causal`."""
     from vlmlake.console.interventions import intervene_with_progress
     from vlmlake.ingest.interventions.ablation import Ablation
     from vlmlake.ingest.interventions.masking import Masking
@@ -74,8 +77,8 @@ def _intervene(console: Console, url: str) -> None:
             intervene_with_progress(console, url, run, request, examples=ids)
     found = analyze_with_progress(console, url, ["causal"])
     found.raise_refusals()
-    print_causal(console, found.table, lake.table("interventions"))
     console.print(f"all of that in {time.monotonic() - started:.0f} s")
+    return found.table
 
 
 def checkpoints() -> list[Path]:
@@ -96,5 +99,6 @@ def next_commands(lake: Path) -> Sequence[str]:
         f"{vlmlake} info {lake}",
         f'{vlmlake} sql {lake} "{disagreements}"',
         f"{vlmlake} analyze {lake} probes --where \"split = 'adversarial'\"",
+        f"{vlmlake} ablate {lake} --run {TINY_MODELS[0]} --ranking attribution --top 1,5,20 --plan",
         f"{vlmlake} verify {lake} --replay 5",
     )

@@ -77,7 +77,7 @@ LAKE: dict[str, tuple[tuple[str, ...], str]] = {
     "info: no lake": (("info", "{tmp}/nowhere"), "no lake at"),
     "info: header torn": (("info", "{tmp}/torn"), "is not valid JSON"),
     "info: header without a version": (("info", "{tmp}/unversioned"), "names no format_version"),
-    "info: lake of a newer format": (("info", "{tmp}/newer"), "has format 99, this vlmlake reads 3: pip install"),
+    "info: lake of a newer format": (("info", "{tmp}/newer"), "has format 99, this vlmlake reads 4: pip install"),
     "info: lake of an older format": (("info", "{tmp}/older"), "has format 1, from before the first release"),
     "info: web server that is not there": (("info", "http://127.0.0.1:9/lake"), "no answer in 2 attempts"),
     "info: web lake without an index": (("info", "{web}/unindexed"), "there is no index.json of"),

@@ -316,7 +316,7 @@ def test_verbs_refuse_what_is_no_lake(refused, tmp_path, verb):
     assert "names no format_version" in refused(name, str(tmp_path), *rest)
     (tmp_path / "lake.json").write_text(json.dumps({"format_version": 99}))
     line = refused(name, str(tmp_path), *rest)
-    assert "has format 99, this vlmlake reads 3: pip install --upgrade vlmlake" in line
+    assert "has format 99, this vlmlake reads 4: pip install --upgrade vlmlake" in line
     (tmp_path / "lake.json").write_text(json.dumps({"format_version": 1}))
     assert "has format 1, from before the first release" in refused(name, str(tmp_path), *rest)
 

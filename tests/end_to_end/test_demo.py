@@ -41,7 +41,7 @@ def shown(tmp_path_factory) -> tuple[Path, str, str]:
 
 def table(out: str) -> list[str]:
     """The lines of the demo's study, a table per run and the notes."""
-    told = out.partition("3. what the study")[2].partition("All of it took")[0]
+    told = out.partition("4. what the study")[2].partition("5. what the answers")[0]
     return [line for line in told.splitlines()[1:] if line.strip()]
 
 
@@ -68,7 +68,7 @@ def test_the_demo_ends_with_the_studys_table(shown):
                 for line in lines[head:]
                 if number.quantity in line and number.value in line and number.where in line
             ][:1]
-            assert number.changed or number.rule or re.search(r" -?\d+(\.\d\d\d)? \[| \(of \d", row), row
+            assert number.rule or re.search(r" -?\d+(\.\d+)? \[| \(of \d", row), row
 
 
 def test_every_published_number_has_one_statistic_of_ours(shown):
@@ -80,11 +80,22 @@ def test_every_published_number_has_one_statistic_of_ours(shown):
         assert fitting.height == 1 or number.as_falling_blocks, (number, fitting)
 
 
+def test_the_demo_ends_with_a_causal_table_of_every_family(shown):
+    told = shown[1].partition("5. what the answers")[2].partition("All of it took")[0]
+    for model in MODELS:
+        lines = told.partition(f"{model}-")[2].partition("\n\n")[0].splitlines()
+        for wanted in (r"top +l1 .* 5 .*of 101", r"top +l1 .* 32 0\.5 .*of 101", "high .*0.3", "high minus random"):
+            assert [line for line in lines if re.match(wanted, line)], (model, wanted)
+    outcomes = open_lake(str(shown[0] / "lake")).table("outcomes")
+    assert outcomes.group_by("run", "condition", "example").len()["len"].max() == 1
+
+
 def test_a_second_demo_computes_nothing_and_tells_the_same(shown):
     _, first, second = shown
     assert "nothing to do" not in first
     assert second.count("nothing to do") == 3
     assert "\n0 analyses computed" in second
+    assert len(re.findall(r": 0 outcomes made", second)) == 6
     assert len(table(first)) > 40
     assert table(first) == table(second)
 
@@ -92,7 +103,7 @@ def test_a_second_demo_computes_nothing_and_tells_the_same(shown):
 def test_the_commands_run_as_printed(shown, monkeypatch, capsys):
     folder, out, _ = shown
     commands = [line.strip() for line in out.partition("Try next:")[2].splitlines() if line.strip()]
-    assert len(commands) == 4
+    assert len(commands) == 5
     for command in commands:
         words = shlex.split(command)
         assert str(folder) in words[2]
