@@ -104,7 +104,7 @@ def _runs(group: Group, blocks: int) -> str:
         return "the whole model"
     if group.block == blocks:
         return "the final norm"
-    return f"from block_{group.block} of {blocks}"
+    return f"from block_{group.block} of {blocks}{', as stored' if group.stored else ''}"
 
 
 def _times(plain: int, evaluations: int) -> str:

@@ -17,7 +17,8 @@ from vlmlake.ingest.interventions.intervention import Intervention
 from vlmlake.ingest.interventions.masked import masked_questions
 from vlmlake.ingest.interventions.patching import donated
 from vlmlake.ingest.interventions.routes import FULL, Group
-from vlmlake.ingest.interventions.suffix import Positions, start
+from vlmlake.ingest.interventions.stored_start import start_from_store
+from vlmlake.ingest.interventions.suffix import Positions, Started, start
 from vlmlake.ingest.work import Work
 from vlmlake.store_schema.batches import Batch
 
@@ -57,10 +58,18 @@ class Asking:
                     found = rerun(family, self.questions, edits, positions, limit, self.work.shared)
                     yield condition, found.logits, found.ids
             return
-        started = start(family, self.questions, group.block, self.work.shared and group.block > 0)
+        started = self._started(group)
         for stack in self._stacks(conditions, group.block):
             said = answer(started, [self._edits(condition) for condition in stack], positions, limit)
             yield from zip(stack, said.logits, said.ids, strict=True)
+
+    def _started(self, group: Group) -> Started:
+        shared = self.work.shared and group.block > 0
+        if not group.stored:
+            return start(self.intervention.family, self.questions, group.block, shared)
+        askers = [self.work.examples[self.work.items[item].examples[0]].id for item in self.batch.examples]
+        run, family = self.intervention.run, self.intervention.family
+        return start_from_store(run, family, self.questions, askers, group.block, shared)
 
     def _masked(self, conditions: Sequence[Condition]) -> Iterator[Said]:
         """The questions about masked images, several conditions' in one batch."""

@@ -13,7 +13,8 @@ import polars as pl
 from vlmlake.errors import VlmlakeError
 from vlmlake.ingest.interventions import algebra
 from vlmlake.ingest.interventions.conditions import MASK, NONE, PATCH, PROMPT_LAST, Condition, block_number
-from vlmlake.ingest.interventions.edits import AFTER_BLOCK
+from vlmlake.ingest.interventions.edits import AFTER_BLOCK, MLP_OUT
+from vlmlake.ingest.interventions.stored_start import keeps_streams
 from vlmlake.store_schema.batches import Batch, Lengths, plan_batches
 from vlmlake.store_schema.run import Run
 
@@ -28,9 +29,12 @@ Pairs = AbstractSet[tuple[str, str]]
 
 @dataclass(frozen=True)
 class Group:
-    """Conditions that are answered together. block: the first that runs under each of them, for `suffix`; its number is
-    the last's and one where none does. pairs: of conditions and examples that are missing. evaluations: one block run
-    over one token, so often; plain: as often if the whole model ran again for each condition, prefixes shared.
+    """Conditions that are answered together.
+
+    block: the first that runs under each of them, for `suffix`; its number is the last's and one where none does.
+    pairs: of conditions and examples that are missing. evaluations: one block run over one token, so often; plain: as
+    often if the whole model ran again for each condition, prefixes shared. stored: the block is entered with the
+    store's residual streams.
     """
 
     route: str
@@ -39,6 +43,7 @@ class Group:
     pairs: int
     evaluations: int
     plain: int
+    stored: bool = False
 
 
 @dataclass(frozen=True)
@@ -98,10 +103,11 @@ def plan_routes(
     groups = []
     for (way, block), there in sorted(members.items(), key=lambda item: item[0]):
         chosen = tuple(condition for condition, _ in there)
-        evaluations, plain = cost.told(way, block, chosen)
+        stored = way == SUFFIX and route == CHEAPEST and _can_enter(run, block, chosen)
+        evaluations, plain = cost.told(way, block, chosen, stored)
         if route == CHEAPEST and way == SUFFIX and evaluations > plain:
             way, block, evaluations = FULL, 0, plain
-        groups.append(Group(way, block, chosen, sum(number for _, number in there), evaluations, plain))
+        groups.append(Group(way, block, chosen, sum(number for _, number in there), evaluations, plain, stored))
     return Plan(tuple(groups), len(ids), len(conditions), pairs, pairs - left, blocks)
 
 
@@ -121,6 +127,17 @@ def _way(run: Run, condition: Condition, blocks: int, route: str) -> tuple[str, 
     if there and (route == ALGEBRA or (route == CHEAPEST and algebra.is_exact(run))):
         return ALGEBRA, blocks
     return SUFFIX, first_block(condition, blocks)
+
+
+def _can_enter(run: Run, block: int, conditions: Sequence[Condition]) -> bool:
+    """Whether what was stored is as good as what the blocks before would compute, for answers of one token. What an MLP
+    wrote at every token is not stored.
+    """
+    if not algebra.is_exact(run) or not keeps_streams(run, block) or block == run.record.identity["model"]["blocks"]:
+        return False
+    sites = {edit.site for condition in conditions for edit in condition.edits if edit.first_block == block}
+    sites |= {str(condition.site) for condition in conditions if condition.kind == PATCH}
+    return MLP_OUT not in sites and all(condition.answer_tokens == 1 for condition in conditions)
 
 
 def _settle_unchanged(members: dict[tuple[str, int], list[tuple[Condition, int]]]) -> None:
@@ -158,8 +175,8 @@ class _Cost:
         said = int(np.sum(rows["token_ids"].list.len().to_numpy().astype(np.int64) - 1))
         return cls(blocks, prompt, unshared, rows.height, said, bool(run.record.identity["plan"]["shared_prefix"]))
 
-    def told(self, way: str, block: int, conditions: Sequence[Condition]) -> tuple[int, int]:
-        """Evaluations of this route and of plain reruns."""
+    def told(self, way: str, block: int, conditions: Sequence[Condition], stored: bool) -> tuple[int, int]:
+        """Evaluations of this route and of plain reruns. stored: the blocks before do not run."""
         answered = [self.said if condition.answer_tokens > 1 else 0 for condition in conditions]
         pairs = list(zip(conditions, answered, strict=True))
         plain = sum(self.blocks * (self._prompt_of(condition) + said) for condition, said in pairs)
@@ -168,7 +185,7 @@ class _Cost:
         if way == FULL:
             return plain, plain
         prompt = self.prompt if block > 0 else self.unshared
-        once = block * (prompt + max(answered))
+        once = 0 if stored else block * (prompt + max(answered))
         after = self.blocks - block
         for condition, said in pairs:
             alone = condition.positions == PROMPT_LAST and self.shared
