@@ -17,7 +17,7 @@ from vlmlake.ingest.interventions.calibration import Activations, calibration_ex
 from vlmlake.ingest.interventions.conditions import Condition, distinct, unchanged
 from vlmlake.ingest.interventions.edits import Place
 from vlmlake.ingest.interventions.outcomes import present
-from vlmlake.ingest.interventions.routes import CHEAPEST, Plan, batches_of, plan_routes
+from vlmlake.ingest.interventions.routes import CHEAPEST, Plan, batches_of, plan_routes, require_route
 from vlmlake.ingest.interventions.subject import Request, Subject
 from vlmlake.ingest.replay_job import Sources, load_same_model, plan_again
 from vlmlake.ingest.work import Work
@@ -44,6 +44,7 @@ class Settings:
     worker: Worker = field(default_factory=Worker)
 
     def __post_init__(self) -> None:
+        require_route(self.route)
         if self.answer_tokens is not None and self.answer_tokens < 1:
             raise VlmlakeError(f"answer tokens is {self.answer_tokens}, expected at least 1")
 
@@ -101,9 +102,14 @@ class Intervention:
         return self.run.storage.exists(self.path)
 
     def settle(self) -> None:
-        """Write the conditions, values and all, unless they are there: who does so first decides for all workers."""
+        """Write the conditions, values and all, unless they are there: who does so first decides for all workers.
+
+        Raises VlmlakeError if the model that they are for is not there.
+        """
         if self.is_settled:
             return
+        if self.plan().needs_model:
+            _ = self.family
         conditions = self._made(replace(self._subject, measure=self._measured))
         rows = [condition.row(self.run.name, self.id, self.told) for condition in conditions]
         self.run.storage.create(self.path, tables.to_parquet(rows, tables.INTERVENTIONS))

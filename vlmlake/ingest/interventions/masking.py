@@ -8,7 +8,7 @@ from typing import Any, Literal, cast, get_args
 
 import polars as pl
 
-from vlmlake.errors import VlmlakeError
+from vlmlake.errors import NotKeptError, UnknownNameError, VlmlakeError
 from vlmlake.ingest.interventions.conditions import GRAY, MASK, Condition
 from vlmlake.ingest.interventions.subject import Subject, chosen_examples
 from vlmlake.store_schema.run import Run
@@ -79,8 +79,7 @@ class Masking:
 
     def conditions(self, subject: Subject) -> tuple[Condition, ...]:
         """One for each set and member."""
-        blocks = [label for label in subject.run.record.layers if label != EMBED]
-        layer = self.layer or (blocks[-1] if blocks else None)
+        layer = attention_layer(subject.run, self.layer) if self.ranks else None
         return tuple(
             Condition(
                 MASK,
@@ -118,6 +117,23 @@ def _parsed(part: str) -> MaskSet:
     if not (count.isascii() and count.isdigit()):
         raise VlmlakeError(f"{part!r} does not say how many sets of patches: expected a number, as in {RANDOM}:20")
     return MaskSet(name, int(count))
+
+
+def attention_layer(run: Run, asked: str | None) -> str:
+    """The label of the layer whose attention is read: the last that the run keeps where none is asked for.
+
+    Raises NotKeptError if the run keeps no attention, UnknownNameError for a layer that it does not have.
+    """
+    if not {"attention", "readout_attention"} & {*run.record.arrays}:
+        raise NotKeptError(
+            f"run {run.name} keeps no attention and no readout_attention: run `vlmlake extract` with a plan that has it"
+        )
+    there = [label for label in run.record.layers if label != EMBED]
+    if asked is None:
+        return there[-1]
+    if asked not in there:
+        raise UnknownNameError(f"run {run.name} keeps no attention at layer {asked}; there are {', '.join(there)}")
+    return asked
 
 
 def require_share(share: float) -> None:

@@ -67,6 +67,17 @@ class Plan:
     def plain(self) -> int:
         return sum(group.plain for group in self.groups)
 
+    @property
+    def needs_model(self) -> bool:
+        """Whether anything is to be done that the store cannot tell by itself."""
+        return any(group.route != ALGEBRA for group in self.groups)
+
+
+def require_route(route: str) -> None:
+    """Raises VlmlakeError for an unknown one."""
+    if route not in ROUTES:
+        raise VlmlakeError(f"route is {route}, expected one of {', '.join(ROUTES)}")
+
 
 def first_block(condition: Condition, blocks: int) -> int:
     """The first block that runs otherwise under a condition that edits the model; `blocks` where none does."""
@@ -86,8 +97,7 @@ def plan_routes(
 
     Raises VlmlakeError for an unknown route, or one that a condition cannot take.
     """
-    if route not in ROUTES:
-        raise VlmlakeError(f"route is {route}, expected one of {', '.join(ROUTES)}")
+    require_route(route)
     blocks = int(run.record.identity["model"]["blocks"])
     ids = examples["example"].to_list()
     members: dict[tuple[str, int], list[tuple[Condition, int]]] = {}

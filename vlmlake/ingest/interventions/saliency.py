@@ -10,11 +10,11 @@ import dask
 import numpy as np
 import xarray as xr
 
-from vlmlake.errors import NotKeptError, UnknownNameError, VlmlakeError
-from vlmlake.ingest.interventions.masking import Reduction, require_reduction
+from vlmlake.errors import NotKeptError, VlmlakeError
+from vlmlake.ingest.interventions.masking import Reduction, attention_layer, require_reduction
 from vlmlake.ingest.interventions.stored_images import example_places, stored_images
 from vlmlake.store_schema.run import Run
-from vlmlake.store_schema.schema import EMBED, PROMPT_LAST
+from vlmlake.store_schema.schema import PROMPT_LAST
 
 WHOLE, READOUT = "attention", "readout_attention"
 
@@ -34,7 +34,7 @@ def image_attention(
     require_reduction(reduction)
     data = run.dataset()
     rows = _kept(run, data)
-    label = _layer(run, data, layer)
+    label = attention_layer(run, layer)
     asked = example_places(run, data, examples)
     _, first, inverse = np.unique(data["row"].values[asked], return_index=True, return_inverse=True)
     # In the order of the store, so that neighbours are read together.
@@ -92,15 +92,6 @@ def _kept(run: Run, data: xr.Dataset) -> xr.DataArray:
         f"run {run.name} keeps no {WHOLE} and no {READOUT}: run `vlmlake extract` with a plan that has one, as suffix "
         "or readout"
     )
-
-
-def _layer(run: Run, data: xr.Dataset, asked: str | None) -> str:
-    there = [str(label) for label in data["layer"].values if label != EMBED]
-    if asked is None:
-        return there[-1]
-    if asked not in there:
-        raise UnknownNameError(f"run {run.name} keeps no attention at layer {asked}; there are {', '.join(there)}")
-    return asked
 
 
 def _neighbours(places: np.ndarray, rows: xr.DataArray) -> Iterator[slice]:
