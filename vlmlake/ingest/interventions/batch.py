@@ -57,7 +57,7 @@ class Asking:
                 found = rerun(family, questions, self._edits(condition), positions, limit, self.work.shared)
                 yield condition, found.logits, found.ids
             return
-        started = start(family, self.questions, group.block, self.work.shared and group.block > 0)
+        started = start(family, self.questions, group.block, self.work.shared and group.block > 0, limit - 1)
         at_once = self._at_once(group.block)
         for first in range(0, len(conditions), at_once):
             stack = conditions[first : first + at_once]
