@@ -29,6 +29,7 @@ bench: $(VENV)/installed | $(TMPDIR)
 	$(BIN)/python benchmarks/extraction.py --check
 	$(BIN)/python benchmarks/store.py --check
 	$(BIN)/python benchmarks/analysis.py --check
+	$(BIN)/python benchmarks/interventions.py --check
 
 $(TMPDIR):
 	mkdir -p $@

@@ -65,4 +65,4 @@ def measure(effort: str, folder: Path) -> judged.Measured:
 
 
 if __name__ == "__main__":
-    sys.exit(judged.run(__doc__, PACKAGES, HEADINGS, measure))
+    sys.exit(judged.run(judged.parser(__doc__).parse_args(), PACKAGES, HEADINGS, measure))

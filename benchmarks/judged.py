@@ -40,11 +40,15 @@ Measured = tuple[Sequence[Row], Sequence[str]]
 """The table's rows, and what must be known about them."""
 
 
-def run(about: str, packages: Sequence[str], headings: Sequence[str], measure: Callable[[str, Path], Measured]) -> int:
-    """The whole command, its exit status. about: for its help. measure: is given `full` or `quick` and a temporary
-    folder.
+def run(
+    asked: argparse.Namespace,
+    packages: Sequence[str],
+    headings: Sequence[str],
+    measure: Callable[[str, Path], Measured],
+) -> int:
+    """The whole command, its exit status. asked: as `parser` reads it. measure: is given `full` or `quick` and a
+    temporary folder.
     """
-    asked = _arguments(about)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the temporary folder goes, too
     _show_run(packages)
     with tempfile.TemporaryDirectory(prefix="vlmlake-benchmark-") as folder:
@@ -66,11 +70,12 @@ def processor() -> str:
     return next((line.partition(": ")[2] for line in lines if line.startswith("model name")), platform.machine())
 
 
-def _arguments(about: str) -> argparse.Namespace:
+def parser(about: str) -> argparse.ArgumentParser:
+    """about: for the help."""
     parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="small shapes; no target is applied")
     parser.add_argument("--check", action="store_true", help="apply the targets, with --quick too")
-    return parser.parse_args()
+    return parser
 
 
 def _show_run(packages: Sequence[str]) -> None:

@@ -114,6 +114,26 @@ MID = Shape(
     },
 )
 
+DEEP = Shape(
+    "LLaVA: 32 blocks of 256, 8 heads, 576 image tokens; a vocabulary of 2,048, so that the unembedding weighs beside "
+    "a block what it does in LLaVA-1.5-7B; a vision tower of 2 layers of 128",
+    vision={
+        "hidden_size": 128,
+        "intermediate_size": 512,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "image_size": 336,
+        "patch_size": 14,
+    },
+    text={
+        "hidden_size": 256,
+        "intermediate_size": 688,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 8,
+        "vocab_size": 2048,
+    },
+)
+
 PUBLISHED = {
     "llava": Shape(
         "LLaVA-1.5-7B",
@@ -206,7 +226,19 @@ SMALL = {
     ),
 }
 
-SHAPES: dict[str, dict[str, Shape]] = {"mid": {"llava": MID}, "published": PUBLISHED, "small": SMALL}
+SMALL_DEEP = Shape(
+    "LLaVA, small: 32 blocks of 128, 4 heads, 64 image tokens",
+    vision=_SMALL_TOWER,
+    text={**_SMALL_TEXT, "num_hidden_layers": 32},
+)
+
+SHAPES: dict[str, dict[str, Shape]] = {
+    "mid": {"llava": MID},
+    "deep": {"llava": DEEP},
+    "published": PUBLISHED,
+    "small": SMALL,
+    "small-deep": {"llava": SMALL_DEEP},
+}
 
 
 def build(name: str, shape: Shape, device: str, dtype: torch.dtype) -> Family:

@@ -36,12 +36,15 @@ def write_images(folder: Path, count: int, size: tuple[int, int]) -> None:
 
 
 def write_questions(file: Path, images: int) -> Path:
-    """QUESTIONS_AN_IMAGE questions about each of the first `images` images, as JSON lines."""
+    """QUESTIONS_AN_IMAGE questions about each of the first `images` images, as JSON lines; every second gold answer is
+    no.
+    """
     rng = np.random.default_rng(SEED)
     rows = []
     for image in range(images):
         for chosen in rng.permutation(len(OBJECTS))[:QUESTIONS_AN_IMAGE]:
             asked = f"Is there a {OBJECTS[chosen]} in the image?"
-            rows.append({"question_id": len(rows), "image": f"{image:05d}.png", "text": asked, "label": "yes"})
+            label = "no" if len(rows) % 2 else "yes"
+            rows.append({"question_id": len(rows), "image": f"{image:05d}.png", "text": asked, "label": label})
     file.write_text("\n".join(json.dumps(row) for row in rows))
     return file

@@ -18,11 +18,14 @@ from vlmlake.ingest.job import Job
 from vlmlake.ingest.model_identity import model_identity
 from vlmlake.ingest.model_source import ModelSource
 from vlmlake.ingest.work import Work, plan_work
+from vlmlake.store_schema.capture_plan import DEFAULT_PLAN, CapturePlan, read_plan
+
+USUAL = read_plan(DEFAULT_PLAN)
 
 
 @dataclass(frozen=True)
 class Subject:
-    """name, shape: of models.BUILDERS and its shapes (`mid`, `published`, `small`). folder: for questions and lakes.
+    """name, shape: of models.BUILDERS and its shapes (models.SHAPES). folder: for questions and lakes.
     saved: whether the model lies in the folder, as a checkpoint that a pass loads by itself; else it is built anew.
     """
 
@@ -38,7 +41,7 @@ class Subject:
         """Write the images, and the checkpoint where it is to be saved."""
         subject = cls(name, shape, device, dtype, str(folder), saved)
         folder.mkdir()
-        write_images(folder / "images", images, subject.pixels)
+        write_images(subject.images, images, subject.pixels)
         if saved:
             models.save(subject.build(), folder / "model")
         return subject
@@ -59,15 +62,21 @@ class Subject:
     def build(self) -> Family:
         return models.build(self.name, self._shape, self.device, getattr(torch, self.dtype))
 
-    def job(self, images: int, lake: str, batch: int, decoding: Decoding) -> Job:
-        """The default plan over the questions about the first `images` images; lake: its name inside the folder."""
+    @property
+    def images(self) -> Path:
+        """The folder of the images."""
+        return Path(self.folder) / "images"
+
+    def job(self, images: int, lake: str, batch: int, decoding: Decoding, plan: CapturePlan = USUAL) -> Job:
+        """The questions about the first `images` images; lake: its name inside the folder."""
         folder = Path(self.folder)
         file = write_questions(folder / f"noise{images}_pope_random.json", images)
         return Job(
             self._source,
             (f"pope:{file}",),
             str(folder / lake),
-            images=str(folder / "images"),
+            images=str(self.images),
+            plan=plan,
             decoding=decoding,
             batch_size=batch,
         )

@@ -59,3 +59,23 @@ def test_more_tokens_than_there_is_room_for_are_refused():
     roomy = with_room(prefilled(1, 4), [0], room=1)
     with pytest.raises(RuntimeError):
         roomy.update(states(1, 2, 0), states(1, 2, 1), 0)
+
+
+def test_all_rows_of_a_cache_with_room_go_on_without_a_copy_again_and_again():
+    roomy = with_room(prefilled(2, 4), [0, 1, 1], room=3)
+    places = [layer.keys.data_ptr() for layer in roomy.layers]
+    for seed in (7, 8):
+        branch = with_room(roomy, range(3), room=3)
+        assert [layer.keys.data_ptr() for layer in branch.layers] == places
+        keys, values = states(3, 3, seed), states(3, 3, 10 + seed)
+        shown, _ = branch.update(keys, values, 0)
+        assert torch.equal(shown[:, :, 4:], keys)
+        assert [layer.keys.shape[-2] for layer in roomy.layers] == [4, 4, 4]
+
+
+@pytest.mark.parametrize(("rows", "room"), [([0, 1], 3), ([1, 0, 2], 3), ([0, 1, 2], 4)], ids=str)
+def test_other_rows_or_more_room_are_a_copy(rows, room):
+    roomy = with_room(prefilled(3, 4), [0, 1, 2], room=3)
+    branch = with_room(roomy, rows, room)
+    assert branch.layers[0].keys.data_ptr() != roomy.layers[0].keys.data_ptr()
+    assert torch.equal(branch.layers[0].keys, roomy.layers[0].keys[rows])

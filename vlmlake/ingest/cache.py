@@ -12,12 +12,23 @@ from transformers.cache_utils import DynamicCache, DynamicLayer
 class _RoomyLayer(DynamicLayer):  # type: ignore[no-untyped-call]
     """One block's keys and values, [batch, key-value heads, tokens, d], as the first part of a larger buffer."""
 
-    def __init__(self, keys: torch.Tensor, values: torch.Tensor, rows: Sequence[int], room: int) -> None:
+    def __init__(self, buffers: Sequence[torch.Tensor], tokens: int) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.dtype, self.device = keys.dtype, keys.device
+        self.dtype, self.device = buffers[0].dtype, buffers[0].device
         self.is_initialized = True
-        self._buffers = [_with_room(states, rows, room) for states in (keys, values)]
-        self._show(keys.shape[-2])
+        self._buffers = buffers
+        self._show(tokens)
+
+    @classmethod
+    def of(cls, layer: Any, rows: Sequence[int], room: int) -> _RoomyLayer:
+        """These rows of a layer; in the buffers that it has where they hold just them, and the room."""
+        tokens = layer.keys.shape[-2]
+        if isinstance(layer, cls) and layer._fits(rows, tokens + room):
+            return cls(layer._buffers, tokens)
+        return cls([_with_room(states, rows, room) for states in (layer.keys, layer.values)], tokens)
+
+    def _fits(self, rows: Sequence[int], tokens: int) -> bool:
+        return list(rows) == list(range(len(self._buffers[0]))) and tokens <= self._buffers[0].shape[2]
 
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, *arguments: Any, **keywords: Any
@@ -36,11 +47,13 @@ class _RoomyLayer(DynamicLayer):  # type: ignore[no-untyped-call]
 def with_room(cache: Any, rows: Sequence[int], room: int, first: int = 0) -> DynamicCache:
     """The given rows of a cache, each as often as it is named, with room for so many more tokens.
 
-    first: number of the first block that has left something there; those before it stay empty.
+    first: number of the first block that has left something there; those before it stay empty. Where the cache has the
+    room and all its rows are named in order, nothing is copied: the two share what they hold, and write what is to come
+    into the same place, so that only one of them may go on at a time.
     """
     roomy = DynamicCache()
     empty = [DynamicLayer() for _ in range(first)]  # type: ignore[no-untyped-call]
-    roomy.layers = [*empty, *(_RoomyLayer(layer.keys, layer.values, rows, room) for layer in cache.layers[first:])]
+    roomy.layers = [*empty, *(_RoomyLayer.of(layer, rows, room) for layer in cache.layers[first:])]
     return roomy
 
 

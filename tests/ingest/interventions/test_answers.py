@@ -57,5 +57,9 @@ def test_answers_are_those_of_plain_reruns(batch, block, positions):
     assert 2 in lengths
     assert max(lengths) == LENGTH or block == BLOCKS
     assert len(set(found.ids)) > len(conditions) // 3
+    roomy = start(family, asked, block, shared, room=LENGTH - 1)
+    for part in (conditions, conditions[:1], conditions[1:]):
+        again = answer(roomy, part, positions, LENGTH)
+        assert again.ids == tuple(found.ids[conditions.index(one)] for one in part)
     once = answer(start(family, asked, block, shared), conditions, positions, 1)
     assert once.ids == tuple(tuple(ids[:1] for ids in condition) for condition in found.ids)

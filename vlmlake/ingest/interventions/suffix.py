@@ -109,7 +109,7 @@ class Started:
 
     prefix: what the questions of an image share, one row an image; None where nothing is shared. suffix: the rest, one
     row a question, whose image is `prefix_of`. cache: keys and values of the blocks before, a row a question, over
-    `columns` of which those with tokens are `seen`.
+    `columns` of which those with tokens are `seen`. room: for so many tokens of an answer, in what is copied anyway.
     """
 
     family: Family
@@ -119,6 +119,7 @@ class Started:
     suffix: Part
     cache: DynamicCache
     seen: torch.Tensor
+    room: int
 
     @property
     def questions(self) -> int:
@@ -176,7 +177,7 @@ class Started:
         rows = Rows.stacked(changes.number, self.questions, self.seen.device)
         cache = DynamicCache()
         if width > 1 or self.prefix is not None:
-            cache = with_room(before, rows.question.tolist(), 1, self.block)
+            cache = with_room(before, rows.question.tolist(), 1 + self.room, self.block)
         last = self.suffix.columns(width - 1, width).chosen(rows.question)
         return self._run(last, changes, Scope(rows), cache)
 
@@ -195,7 +196,7 @@ class Started:
         else:
             self._run(self.prefix.chosen(rows.question), changes, Scope(rows), cache)
         places = [number * images + prefix for number in range(times) for prefix in self.asked.prefix_of]
-        return with_room(cache, places, self.suffix.seen.shape[1], self.block)
+        return with_room(cache, places, self.suffix.seen.shape[1] + self.room, self.block)
 
     def part_of_step(self, ids: torch.Tensor, mask: torch.Tensor, positions: Any, cache: DynamicCache) -> Part:
         """One more token of some answers, run up to the block. ids: [rows, 1]. mask: [rows, columns], bool."""
@@ -220,9 +221,9 @@ class Started:
 
 
 @torch.inference_mode()
-def start(family: Family, asked: Questions, block: int, shared: bool) -> Started:
+def start(family: Family, asked: Questions, block: int, shared: bool, room: int = 0) -> Started:
     """Run a batch up to a block; up to the final norm for the number after the last block's. shared: the prefix once
-    per image.
+    per image. room: for so many tokens of an answer.
 
     Raises VlmlakeError for a shared prefix of a family whose images see the question, or from block 0 on, before which
     nothing is computed.
@@ -237,15 +238,15 @@ def start(family: Family, asked: Questions, block: int, shared: bool) -> Started
         images = [asked.images[prefix] for prefix in asked.prefix_of]
         arguments = prompt_arguments(family, whole, images)
         seen = on_device(family, whole.seen).bool()
-        return Started(family, block, asked, None, _part(family, block, seen, arguments, cache), cache, seen)
+        return Started(family, block, asked, None, _part(family, block, seen, arguments, cache), cache, seen, room)
     prefixes = columns.prefixes([asked.first_of(prefix) for prefix in range(len(asked.images))], pad)
     arguments = prompt_arguments(family, prefixes, asked.images)
     first = _part(family, block, on_device(family, prefixes.seen).bool(), arguments, cache)
     both = np.concatenate([prefixes.seen[list(asked.prefix_of)], suffixes.seen], axis=1)
-    roomy = with_room(cache, asked.prefix_of, columns.suffix)
+    roomy = with_room(cache, asked.prefix_of, columns.suffix + room)
     arguments = continuation_arguments(family, suffixes, both, roomy)
     second = _part(family, block, on_device(family, suffixes.seen).bool(), arguments, roomy)
-    return Started(family, block, asked, first, second, roomy, on_device(family, both).bool())
+    return Started(family, block, asked, first, second, roomy, on_device(family, both).bool(), room)
 
 
 def _part(family: Family, block: int, seen: torch.Tensor, arguments: dict[str, Any], cache: DynamicCache) -> Part:
