@@ -204,7 +204,7 @@ def test_a_plan_is_what_comes(lake):
     repeated = (
         Bypass(layers=("block_1", "block_1")),
         HeadAblation("block_0", (1, 1)),
-        Ablation(layer="block_3", neurons=(3,), controls=40, site="mlp_out"),
+        Ablation(layer="block_3", neurons=(3,), controls=30, site="mlp_out"),
         GIVEN,
     )
     for number, request in enumerate(repeated, start=1):

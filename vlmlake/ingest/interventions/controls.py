@@ -37,7 +37,7 @@ def matched_sets(norms: np.ndarray, chosen: np.ndarray, count: int, seed: int) -
     for member in range(count):
         rng = np.random.default_rng([seed, len(chosen), member])
         reach, tries = NEAREST, 1
-        while (drawn := _drawn(rng, free, wanted, reach)) in sets and reach < len(free):
+        while (drawn := _drawn(rng, free, wanted, reach)) in sets and reach < 4 * len(free):
             reach, tries = (reach, tries + 1) if tries < TRIES else (2 * reach, 1)
         sets.append(drawn)
     return [np.sort(order[list(drawn)]) for drawn in sets]
