@@ -137,7 +137,7 @@ class Ablation:
     ) -> Iterator[Condition]:
         subject.require_block(layer)
         ranking = self.ranking if rankings.has(self.ranking, self.site, layer) else NEXT
-        if not rankings.has(ranking, self.site, layer):
+        if self.null_layer is None and not rankings.has(ranking, self.site, layer):
             return
         order = rankings.order(ranking, self.site, layer, width, self.seed)
         there = self._measured(subject, layer)

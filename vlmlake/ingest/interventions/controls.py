@@ -9,16 +9,15 @@ import numpy as np
 from vlmlake.errors import VlmlakeError
 
 NEAREST = 8
-"""On either side of a neuron, in the order of norms, those among which its stand-in is drawn, at least."""
-FURTHEST = 8
-"""The part of all neurons, one in so many, that may be among them where fewer would give too few different sets."""
-DRAWS = 20
-"""Before a set that was drawn already ends the search for more."""
+"""On either side of a neuron, in the order of norms, those among which its stand-in is drawn."""
+TRIES = 8
+"""How often a set that is there already is drawn again before neurons twice as far away are taken, too."""
 
 
 def matched_sets(norms: np.ndarray, chosen: np.ndarray, count: int, seed: int) -> list[np.ndarray]:
-    """`count` different seeded sets of coordinates, each with one stand-in for each of `chosen`, drawn from those
-    nearest to it in norm that are not taken yet; fewer sets where there are not as many.
+    """`count` seeded sets of coordinates, each with one stand-in for each of `chosen`: drawn from the NEAREST on either
+    side of its norm that are not taken yet. A set that is there already is drawn again, from twice as far where the
+    nearest are used up, as for a set of one; two are the same only where there are hardly others.
 
     norms: [d], of every coordinate. chosen: [k], the set that they are compared with; its own neurons are no stand-ins
     where there are twice as many others, else any may be drawn. Returns arrays [k], int64, sorted.
@@ -33,31 +32,22 @@ def matched_sets(norms: np.ndarray, chosen: np.ndarray, count: int, seed: int) -
     place[order] = np.arange(width)
     apart = set(place[chosen].tolist()) if width - len(chosen) >= 2 * len(chosen) else set()
     free = [one for one in range(width) if one not in apart]
-    wanted, nearest = place[chosen], _nearest(width, len(chosen), count)
-    rng = np.random.default_rng([seed, len(chosen)])
-    sets: dict[bytes, np.ndarray] = {}
-    while len(sets) < count:
-        for _ in range(DRAWS):
-            drawn = np.sort(order[_drawn(wanted, free, nearest, rng)])
-            if drawn.tobytes() not in sets:
-                break
-        else:
-            break
-        sets[drawn.tobytes()] = drawn
-    return list(sets.values())
+    wanted = place[chosen]
+    sets: list[tuple[int, ...]] = []
+    for member in range(count):
+        rng = np.random.default_rng([seed, len(chosen), member])
+        reach, tries = NEAREST, 1
+        while (drawn := _drawn(rng, free, wanted, reach)) in sets and reach < 4 * len(free):
+            reach, tries = (reach, tries + 1) if tries < TRIES else (2 * reach, 1)
+        sets.append(drawn)
+    return [np.sort(order[list(drawn)]) for drawn in sets]
 
 
-def _drawn(wanted: np.ndarray, free: list[int], nearest: int, rng: np.random.Generator) -> list[int]:
-    """Places in the order of norms, one near each of `wanted`."""
+def _drawn(rng: np.random.Generator, free: list[int], wanted: np.ndarray, reach: int) -> tuple[int, ...]:
+    """Places in the order of norms, one for each of `wanted`, ascending."""
     left, drawn = list(free), []
     for one in rng.permutation(wanted).tolist():
         middle = bisect_left(left, one)
-        near = range(max(0, middle - nearest), min(len(left), middle + nearest))
+        near = range(max(0, middle - reach), min(len(left), middle + reach))
         drawn.append(left.pop(int(rng.integers(near.start, near.stop))))
-    return drawn
-
-
-def _nearest(width: int, size: int, count: int) -> int:
-    """Neighbours on either side that make about four times as many sets as are wanted, within bounds."""
-    enough = int(np.ceil((4 * count) ** (1 / size) / 2))
-    return max(NEAREST, min(enough, width // FURTHEST))
+    return tuple(sorted(drawn))

@@ -125,7 +125,7 @@ class Intervention:
     def plan(self) -> Plan:
         """What is to be done. Before the conditions are settled nothing of it is known to be there."""
         if not self.is_settled:
-            return plan_routes(self.run, self._made(self._subject), self.asked, set(), self.settings.route)
+            return plan_routes(self.run, distinct(self._made(self._subject)), self.asked, set(), self.settings.route)
         return plan_routes(self.run, self.conditions, self.asked, self.done(), self.settings.route)
 
     def done(self) -> set[tuple[str, str]]:

@@ -52,12 +52,12 @@ def start_from_store(
         ids = on_device(family, whole.ids)
         arguments = {"attention_mask": on_device(family, whole.seen), **family.sequence_arguments(ids)}
         stream = np.concatenate([before, after], axis=1)
-        return Started(family, block, asked, None, _part(family, whole, stream, seen, arguments), cache, seen)
+        return Started(family, block, asked, None, _part(family, whole, stream, seen, arguments), cache, seen, 0)
     prefix_seen = on_device(family, prefixes.seen)
     prefix = _part(family, prefixes, before, prefix_seen.bool(), {"attention_mask": prefix_seen})
     mask = seen[:, None, None, :] & _causal(columns, family.device)
     suffix = _part(family, suffixes, after, on_device(family, suffixes.seen).bool(), {"attention_mask": mask})
-    return Started(family, block, asked, prefix, suffix, cache, seen)
+    return Started(family, block, asked, prefix, suffix, cache, seen, 0)
 
 
 def _part(family: Family, padded: Padded, stream: np.ndarray, seen: torch.Tensor, arguments: dict[str, Any]) -> Part:

@@ -42,19 +42,29 @@ class TokenizerTexts:
 
 
 class StoredTexts:
-    """Of the answers that the run gave, and of those of one token that is in the vocabulary."""
+    """Of the answers that the run gave, and of those of one token that one of them begins with."""
 
     def __init__(self, run: Run) -> None:
-        answers = run.examples()
+        answers = run.examples().select("token_ids", "answer", "finish").unique()
         self.ends = frozenset(answers.filter(pl.col("finish") == "stop")["token_ids"].list.last().to_list())
         self._known = dict(zip(map(tuple, answers["token_ids"].to_list()), answers["answer"], strict=True))
-        self._vocabulary = run.vocabulary
+        # The vocabulary has texts of special tokens as well, which answers leave out: those that end them, too.
+        firsts = {ids[0]: run.vocabulary[ids[0]] for ids in self._known}
+        self._words = {
+            ids[0]: firsts[ids[0]]
+            for ids, answer in self._known.items()
+            if firsts[ids[0]] and answer.startswith(firsts[ids[0]])
+        }
 
     def knows(self, ids: Ids) -> bool:
-        return ids in self._known or len(self._words(ids)) <= 1
+        return ids in self._known or self._spoken(ids) == () or self._word(ids) is not None
 
     def text(self, ids: Ids) -> str:
-        return self._known[ids] if ids in self._known else "".join(self._vocabulary[one] for one in self._words(ids))
+        return self._known[ids] if ids in self._known else self._word(ids) or ""
 
-    def _words(self, ids: Ids) -> Ids:
+    def _word(self, ids: Ids) -> str | None:
+        spoken = self._spoken(ids)
+        return self._words.get(spoken[0]) if len(spoken) == 1 else None
+
+    def _spoken(self, ids: Ids) -> Ids:
         return tuple(token for token in ids if token not in self.ends)
