@@ -83,7 +83,7 @@ def test_every_kind_of_request_on_the_cheapest_route_and_the_plain_one(lake, tmp
         )
     )
     made = by_route(lake, tmp_path, request, (AUTO, FULL), examples=two_images(lake))
-    assert set(made[AUTO]["route"]) == {ALGEBRA, SUFFIX}
+    assert {ALGEBRA, SUFFIX} <= set(made[AUTO]["route"])
     assert made[FULL]["answer"].n_unique() > 3
     assert positions != "all" or made[FULL]["answer_tokens"].max() > 2
     require_same(made[AUTO], made[FULL])
@@ -102,7 +102,7 @@ def test_patches(lake, tmp_path):
     sites = (("resid", LAST), ("attn_out", "block_0"), ("mlp_out", "block_2"))
     request = Together(tuple(Patching(site, (layer,), "exact") for site, layer in sites))
     made = by_route(lake, tmp_path, request, (AUTO, FULL))
-    assert set(made[AUTO]["route"]) == {ALGEBRA, SUFFIX}
+    assert {ALGEBRA, SUFFIX} <= set(made[AUTO]["route"])
     require_same(made[AUTO], made[FULL])
 
 

@@ -66,7 +66,9 @@ class Asking:
     def _started(self, group: Group) -> Started:
         shared = self.work.shared and group.block > 0
         if not group.stored:
-            return start(self.intervention.family, self.questions, group.block, shared, self.intervention.answer_tokens - 1)
+            return start(
+                self.intervention.family, self.questions, group.block, shared, self.intervention.answer_tokens - 1
+            )
         askers = [self.work.examples[self.work.items[item].examples[0]].id for item in self.batch.examples]
         run, family = self.intervention.run, self.intervention.family
         return start_from_store(run, family, self.questions, askers, group.block, shared)
