@@ -17,7 +17,7 @@ from vlmlake.ingest.interventions.calibration import Activations, calibration_ex
 from vlmlake.ingest.interventions.conditions import Condition, distinct, unchanged
 from vlmlake.ingest.interventions.edits import Place
 from vlmlake.ingest.interventions.outcomes import present
-from vlmlake.ingest.interventions.routes import CHEAPEST, Plan, batches_of, plan_routes
+from vlmlake.ingest.interventions.routes import CHEAPEST, Plan, batches_of, plan_routes, require_route
 from vlmlake.ingest.interventions.subject import Request, Subject
 from vlmlake.ingest.replay_job import Sources, load_same_model, plan_again
 from vlmlake.ingest.work import Work
@@ -46,6 +46,7 @@ class Settings:
     def __post_init__(self) -> None:
         if self.answer_tokens is not None and self.answer_tokens < 1:
             raise VlmlakeError(f"answer tokens is {self.answer_tokens}, expected at least 1")
+        require_route(self.route)
 
 
 @dataclass(frozen=True)

@@ -64,6 +64,12 @@ class Plan:
         return sum(group.plain for group in self.groups)
 
 
+def require_route(route: str) -> None:
+    """Raises VlmlakeError for one that is not known."""
+    if route not in ROUTES:
+        raise VlmlakeError(f"route is {route}, expected one of {', '.join(ROUTES)}")
+
+
 def first_block(condition: Condition, blocks: int) -> int:
     """The first block that runs otherwise under a condition that edits the model; `blocks` where none does."""
     if condition.kind == PATCH:
@@ -82,8 +88,7 @@ def plan_routes(
 
     Raises VlmlakeError for an unknown route, or one that a condition cannot take.
     """
-    if route not in ROUTES:
-        raise VlmlakeError(f"route is {route}, expected one of {', '.join(ROUTES)}")
+    require_route(route)
     blocks = int(run.record.identity["model"]["blocks"])
     ids = examples["example"].to_list()
     members: dict[tuple[str, int], list[tuple[Condition, int]]] = {}
