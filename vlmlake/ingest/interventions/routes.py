@@ -11,6 +11,7 @@ import numpy as np
 import polars as pl
 
 from vlmlake.errors import VlmlakeError
+from vlmlake.ingest.families import FAMILIES
 from vlmlake.ingest.interventions import algebra
 from vlmlake.ingest.interventions.conditions import MASK, NONE, PATCH, PROMPT_LAST, Condition, block_number
 from vlmlake.ingest.interventions.edits import AFTER_BLOCK, MLP_OUT
@@ -75,6 +76,12 @@ class Plan:
 
 def require_route(route: str) -> None:
     """Raises VlmlakeError for an unknown one."""
+    if route not in ROUTES:
+        raise VlmlakeError(f"route is {route}, expected one of {', '.join(ROUTES)}")
+
+
+def require_route(route: str) -> None:
+    """Raises VlmlakeError for one that is not known."""
     if route not in ROUTES:
         raise VlmlakeError(f"route is {route}, expected one of {', '.join(ROUTES)}")
 
@@ -161,8 +168,8 @@ def _settle_unchanged(members: dict[tuple[str, int], list[tuple[Condition, int]]
 @dataclass(frozen=True)
 class _Cost:
     """Of one pass over the examples, per block. prompt: tokens of prompts, padding included, prefixes once per image
-    where the model allows it; unshared: a prefix for each question. last: questions. said: tokens after an answer's
-    first, if answers are as long as the stored ones.
+    where the run did so; unshared: a prefix for each question. last: questions. said: tokens after an answer's first,
+    if answers are as long as the stored ones. causal: whether no token of a prompt sees the last.
     """
 
     blocks: int
@@ -170,7 +177,7 @@ class _Cost:
     unshared: int
     last: int
     said: int
-    shared: bool
+    causal: bool
 
     @classmethod
     def of(cls, run: Run, examples: pl.DataFrame, blocks: int) -> _Cost:
@@ -183,7 +190,8 @@ class _Cost:
             prompt += prefix * len(batch.prefixes) + suffix * questions
             unshared += (prefix + suffix) * questions
         said = int(np.sum(rows["token_ids"].list.len().to_numpy().astype(np.int64) - 1))
-        return cls(blocks, prompt, unshared, rows.height, said, bool(run.record.identity["plan"]["shared_prefix"]))
+        causal = not FAMILIES[run.record.identity["model"]["type"]].image_sees_question
+        return cls(blocks, prompt, unshared, rows.height, said, causal)
 
     def told(self, way: str, block: int, conditions: Sequence[Condition], stored: bool) -> tuple[int, int]:
         """Evaluations of this route and of plain reruns. stored: the blocks before do not run."""
@@ -197,12 +205,10 @@ class _Cost:
         prompt = self.prompt if block > 0 else self.unshared
         once = 0 if stored else block * (prompt + max(answered))
         after = self.blocks - block
-        for condition, said in pairs:
-            alone = condition.positions == PROMPT_LAST and self.shared
-            once += after * (said + (self.last if alone else prompt))
-        if any(condition.positions == PROMPT_LAST for condition in conditions) and self.shared:
-            once += after * (prompt - self.last)
-        return once, plain
+        # The others run once for all conditions, the model as it is among them.
+        alone = self.causal and any(condition.positions == PROMPT_LAST for condition in conditions)
+        once += after * (prompt - self.last if alone else 0)
+        return once + sum(after * (said + (self.last if alone else prompt)) for said in answered), plain
 
     def _prompt_of(self, condition: Condition) -> int:
         """What is covered differs from question to question, unless it is drawn."""

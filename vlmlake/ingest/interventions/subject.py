@@ -115,6 +115,6 @@ def examples_and_spare(run: Run, given: Sequence[str] | None, seed: int) -> tupl
     spare = without_images_of(rows, asked)
     if asked.is_empty() or spare.is_empty():
         raise VlmlakeError(
-            f"of the images of {run.name} none is left to measure activations on: ask about fewer, or use --mode zero"
+            f"of the images of {run.name} none is left to measure activations on: ask about fewer of them"
         )
     return asked, spare
