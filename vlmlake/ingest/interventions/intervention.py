@@ -47,7 +47,6 @@ class Settings:
         require_route(self.route)
         if self.answer_tokens is not None and self.answer_tokens < 1:
             raise VlmlakeError(f"answer tokens is {self.answer_tokens}, expected at least 1")
-        require_route(self.route)
 
 
 @dataclass(frozen=True)

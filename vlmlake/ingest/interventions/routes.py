@@ -75,12 +75,6 @@ class Plan:
 
 
 def require_route(route: str) -> None:
-    """Raises VlmlakeError for an unknown one."""
-    if route not in ROUTES:
-        raise VlmlakeError(f"route is {route}, expected one of {', '.join(ROUTES)}")
-
-
-def require_route(route: str) -> None:
     """Raises VlmlakeError for one that is not known."""
     if route not in ROUTES:
         raise VlmlakeError(f"route is {route}, expected one of {', '.join(ROUTES)}")
