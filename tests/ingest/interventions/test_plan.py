@@ -10,7 +10,6 @@ import pytest
 from tests.ingest.interventions.told import Drawn, Together
 from tests.ingest.jobs import job_of, run_job
 from vlmlake.ingest.interventions import intervention as interventions
-from vlmlake.ingest.interventions.bypass import Bypass
 from vlmlake.ingest.interventions.heads import HeadAblation
 from vlmlake.ingest.interventions.intervene import intervene, plan_intervention
 from vlmlake.ingest.interventions.intervention import Settings
@@ -75,14 +74,3 @@ def test_evaluations_are_those_that_are_made(lake, monkeypatch, positions):
         intervene(*lake, HeadAblation("block_2", positions=positions), settings=settings, tell=told.append)
     assert sum(counts) == told[1].evaluations > 0
     assert [group.block for group in told[1].groups] == [2]
-
-
-@pytest.mark.parametrize("positions", ["all", "prompt_last"])
-def test_the_model_as_it_is_goes_along(lake, monkeypatch, positions):
-    """With the conditions that begin last, at their cost."""
-    told = []
-    request = Bypass(("attention",), ("block_1", "block_2"), positions)
-    with counted(monkeypatch) as counts:
-        intervene(*lake, request, settings=Settings(1, "suffix"), tell=told.append)
-    assert [len(group.conditions) for group in told[0].groups] == [1, 2]
-    assert sum(counts) == told[0].evaluations
