@@ -77,8 +77,8 @@ def _notes(subject: Subject, effort: Effort) -> list[str]:
         f"{subject.device}{chip}, {subject.dtype}, {threads} torch threads; {rounds}.",
         f"{examples} questions about {effort.images} images. About half of the images ranked the "
         "neurons (d_act, pope_official, golds yes and no",
-        f"in turn) and gave the means; the others are asked, {DECODING.answer_tokens} tokens each. Sets: the {sizes} top "
-        f"neurons, for each up to {CONTROLS} different",
+        f"in turn) and gave the means; the others are asked, {DECODING.answer_tokens} tokens each. Sets: the {sizes} "
+        f"top neurons, for each up to {CONTROLS} different",
         "control sets, and the model as it is.",
         "a: 5 of these by the route full, prefixes shared, times their number, without the means. These are in ours. "
         "Loading the model is in no time,",

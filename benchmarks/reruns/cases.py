@@ -68,8 +68,8 @@ class Case:
         controls = sum(one.set == CONTROL for group in ours.plan.groups for one in group.conditions)
         means = f"{millions(ours.settling.evaluations)} and {ours.settling.seconds:.1f} s"
         return rows, (
-            f"{self.part}: {controls} control sets; a: {measured} conditions took {plain.asking.seconds:.1f} s; the means "
-            f"are {means} of c and d."
+            f"{self.part}: {controls} control sets; a: {measured} conditions took {plain.asking.seconds:.1f} s; the "
+            f"means are {means} of c and d."
         )
 
     def _fewer(self, letter: str, way: str, run: str, ours: int, plain: float) -> Row:
