@@ -13,7 +13,7 @@ from vlmlake import cli_options as options
 from vlmlake.errors import VlmlakeError
 
 if TYPE_CHECKING:
-    from vlmlake.ingest.interventions.subject import Request
+    from vlmlake.ingest.interventions.requests.subject import Request
 
 WHAT, HOW = "What is changed", "How it is run"
 
@@ -94,10 +94,10 @@ def ablate(
 
     Example: vlmlake ablate ./lake --run tiny-llava --ranking attribution --layer block_3 --top 1,5,0.5
     """
-    from vlmlake.ingest.interventions.ablation import Ablation, parse_sizes
-    from vlmlake.ingest.interventions.bypass import Bypass
-    from vlmlake.ingest.interventions.conditions import MEAN, ZERO
-    from vlmlake.ingest.interventions.heads import HeadAblation
+    from vlmlake.ingest.interventions.requests.ablation import Ablation, parse_sizes
+    from vlmlake.ingest.interventions.requests.bypass import Bypass
+    from vlmlake.ingest.interventions.requests.conditions import MEAN, ZERO
+    from vlmlake.ingest.interventions.requests.heads import HeadAblation
 
     if sum(one is not None for one in (neurons, heads, bypass)) > 1:
         raise VlmlakeError("--neurons, --heads and --bypass each say what is ablated: expected one of them")
@@ -161,7 +161,7 @@ def mask(
 
     Example: vlmlake mask ./lake --run tiny-llava --fraction 0.3 --sets high,low,random:20
     """
-    from vlmlake.ingest.interventions.masking import Masking, parse_sets, require_reduction
+    from vlmlake.ingest.interventions.requests.masking import Masking, parse_sets, require_reduction
 
     request = Masking(fraction, parse_sets(sets), layer, require_reduction(reduction), seed)
     there = _there(model, device, trust_remote_code, dataset, images, column)
@@ -191,7 +191,7 @@ def patch(
 
     Example: vlmlake patch ./lake --run tiny-llava --layer block_1 --layer block_2
     """
-    from vlmlake.ingest.interventions.patching import Patching
+    from vlmlake.ingest.interventions.requests.patching import Patching
 
     request = Patching(site, tuple(layer or ()), rule)
     there = _there(model, device, trust_remote_code, dataset, images, column)

@@ -64,8 +64,8 @@ def run_demo(console: Console, folder: Path, images: int, seed: int = 1) -> None
 def _intervene(console: Console, url: str) -> pl.DataFrame:
     """Ablation and masking of each run, on the images that ranked no neurons; results of `causal`."""
     from vlmlake.console.interventions import intervene_with_progress
-    from vlmlake.ingest.interventions.ablation import Ablation
-    from vlmlake.ingest.interventions.masking import Masking
+    from vlmlake.ingest.interventions.requests.ablation import Ablation
+    from vlmlake.ingest.interventions.requests.masking import Masking
 
     lake, started = open_lake(url), time.monotonic()
     examples = lake.table("examples")

@@ -17,8 +17,8 @@ from vlmlake.ingest.interventions import intervention
 from vlmlake.ingest.interventions.intervene import intervene
 from vlmlake.ingest.interventions.intervention import Settings
 from vlmlake.ingest.interventions.outcomes import present
+from vlmlake.ingest.interventions.requests.subject import Request
 from vlmlake.ingest.interventions.routes import Plan
-from vlmlake.ingest.interventions.subject import Request
 from vlmlake.ingest.replay_job import Sources
 from vlmlake.store_schema.lake import open_lake
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from reruns.asking import Answered, Asker, Difference
 from reruns.table import Row, millions
-from vlmlake.ingest.interventions.ablation import CONTROL, Ablation
+from vlmlake.ingest.interventions.requests.ablation import CONTROL, Ablation
 from vlmlake.ingest.interventions.routes import ALGEBRA, CHEAPEST, FULL, SUFFIX
 
 SIZES = (1, 2, 5, 10, 20, 50)

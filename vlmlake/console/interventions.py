@@ -19,8 +19,8 @@ from vlmlake.store_schema.lake import open_lake
 if TYPE_CHECKING:
     from vlmlake.ingest.interventions.intervene import Outcome, Progress
     from vlmlake.ingest.interventions.intervention import Settings
+    from vlmlake.ingest.interventions.requests.subject import Request
     from vlmlake.ingest.interventions.routes import Group, Plan
-    from vlmlake.ingest.interventions.subject import Request
 
 CAUSAL = "causal"
 

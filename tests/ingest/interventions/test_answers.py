@@ -8,10 +8,10 @@ import torch
 
 from tests.ingest.jobs import job_of
 from vlmlake.ingest.families import load_family
-from vlmlake.ingest.interventions.decode import answer
-from vlmlake.ingest.interventions.edits import AFTER_BLOCK, SITES, Edit
-from vlmlake.ingest.interventions.full import rerun
-from vlmlake.ingest.interventions.suffix import start
+from vlmlake.ingest.interventions.edited.decode import answer
+from vlmlake.ingest.interventions.edited.edits import AFTER_BLOCK, SITES, Edit
+from vlmlake.ingest.interventions.edited.full import rerun
+from vlmlake.ingest.interventions.edited.suffix import start
 from vlmlake.ingest.loader import load_ahead
 from vlmlake.ingest.model_identity import model_identity
 from vlmlake.ingest.work import plan_work, survey_job

@@ -13,8 +13,8 @@ from PIL import Image
 from tests.ingest.jobs import job_of, run_job
 from tests.ingest.plain import PlainModel
 from vlmlake.ingest.datasets import load_dataset
-from vlmlake.ingest.interventions.calibration import MOST_EXAMPLES, calibration_examples, of_model, of_store
-from vlmlake.ingest.interventions.edits import SITES
+from vlmlake.ingest.interventions.edited.edits import SITES
+from vlmlake.ingest.interventions.requests.calibration import MOST_EXAMPLES, calibration_examples, of_model, of_store
 from vlmlake.ingest.replay_job import Sources, load_same_model, plan_again
 
 DATA, BLOCKS = "shapes:2@3", (0, 3)

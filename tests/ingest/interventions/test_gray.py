@@ -8,7 +8,7 @@ from PIL import Image
 
 from tests.ingest.interventions.processed import cells, noise, patch_side
 from vlmlake.errors import VlmlakeError
-from vlmlake.ingest.interventions.gray import GRAY, cover
+from vlmlake.ingest.interventions.masks.gray import GRAY, cover
 
 ODD = ((97, 64), (64, 97), (131, 55), (101, 99), (37, 41))
 REACH = 2

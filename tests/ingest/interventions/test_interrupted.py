@@ -15,10 +15,10 @@ from tests.ingest.interventions.told import Drawn, Together, outcomes, require_s
 from tests.ingest.jobs import job_of, run_job
 from vlmlake import open_lake
 from vlmlake.ingest.interventions import intervention as interventions
-from vlmlake.ingest.interventions.ablation import Ablation
-from vlmlake.ingest.interventions.heads import HeadAblation
 from vlmlake.ingest.interventions.intervene import intervene
 from vlmlake.ingest.interventions.intervention import Settings
+from vlmlake.ingest.interventions.requests.ablation import Ablation
+from vlmlake.ingest.interventions.requests.heads import HeadAblation
 from vlmlake.store_schema import tables
 from vlmlake.store_schema.index import listed_index
 from vlmlake.store_schema.storage import Storage

@@ -14,15 +14,15 @@ from tests.ingest.interventions.told import Drawn
 from tests.ingest.jobs import job_of, run_job
 from vlmlake import open_lake
 from vlmlake.ingest.interventions import intervention as interventions
-from vlmlake.ingest.interventions.ablation import Ablation
-from vlmlake.ingest.interventions.bypass import Bypass
-from vlmlake.ingest.interventions.calibration import Activations
-from vlmlake.ingest.interventions.conditions import ABLATE, Condition, unchanged
-from vlmlake.ingest.interventions.edits import Edit
-from vlmlake.ingest.interventions.heads import HeadAblation
+from vlmlake.ingest.interventions.edited.edits import Edit
 from vlmlake.ingest.interventions.intervene import intervene, plan_intervention
 from vlmlake.ingest.interventions.intervention import Intervention, Settings
-from vlmlake.ingest.interventions.patching import Patching
+from vlmlake.ingest.interventions.requests.ablation import Ablation
+from vlmlake.ingest.interventions.requests.bypass import Bypass
+from vlmlake.ingest.interventions.requests.calibration import Activations
+from vlmlake.ingest.interventions.requests.conditions import ABLATE, Condition, unchanged
+from vlmlake.ingest.interventions.requests.heads import HeadAblation
+from vlmlake.ingest.interventions.requests.patching import Patching
 
 GIVEN = Ablation(layer="block_3", neurons=(3, 1, 7), controls=2)
 

@@ -16,8 +16,8 @@ from vlmlake.ingest.capture import Wanted
 from vlmlake.ingest.datasets.image_source import FileImage
 from vlmlake.ingest.decoding import Decoding
 from vlmlake.ingest.generation import run_batch
-from vlmlake.ingest.interventions.gray import cover
-from vlmlake.ingest.interventions.masked import masked_questions
+from vlmlake.ingest.interventions.masks.gray import cover
+from vlmlake.ingest.interventions.masks.masked import masked_questions
 from vlmlake.ingest.items import Item
 from vlmlake.store_schema.batches import Lengths
 

@@ -16,12 +16,12 @@ from tests.ingest.jobs import job_of, run_job
 from tests.ingest.plain import PlainModel
 from vlmlake import open_lake
 from vlmlake.ingest.datasets import load_dataset
-from vlmlake.ingest.interventions.bypass import Bypass
-from vlmlake.ingest.interventions.conditions import unchanged
-from vlmlake.ingest.interventions.heads import HeadAblation
 from vlmlake.ingest.interventions.intervene import intervene
 from vlmlake.ingest.interventions.intervention import Settings
-from vlmlake.ingest.interventions.patching import Patching
+from vlmlake.ingest.interventions.requests.bypass import Bypass
+from vlmlake.ingest.interventions.requests.conditions import unchanged
+from vlmlake.ingest.interventions.requests.heads import HeadAblation
+from vlmlake.ingest.interventions.requests.patching import Patching
 
 DATA, TOKENS = "shapes:3@3", 3
 BLOCK, LAST = 1, "block_3"

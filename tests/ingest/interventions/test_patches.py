@@ -7,9 +7,9 @@ import pytest
 
 from tests.ingest.interventions.small_runs import EXAMPLES, IMAGES, QUESTIONS, small_run
 from vlmlake.errors import NotKeptError, UnknownNameError, VlmlakeError
-from vlmlake.ingest.interventions.masking import DEFAULT_SETS, Masking, MaskSet, parse_sets
-from vlmlake.ingest.interventions.patches import attended, masks_of, random_patches
-from vlmlake.ingest.interventions.saliency import image_attention
+from vlmlake.ingest.interventions.masks.patches import attended, masks_of, random_patches
+from vlmlake.ingest.interventions.masks.saliency import image_attention
+from vlmlake.ingest.interventions.requests.masking import DEFAULT_SETS, Masking, MaskSet, parse_sets
 from vlmlake.store_schema.run import Run
 
 SHA = "ab" * 32

@@ -10,9 +10,9 @@ import pytest
 from tests.ingest.interventions.told import Drawn, Together
 from tests.ingest.jobs import job_of, run_job
 from vlmlake.ingest.interventions import intervention as interventions
-from vlmlake.ingest.interventions.heads import HeadAblation
 from vlmlake.ingest.interventions.intervene import intervene, plan_intervention
 from vlmlake.ingest.interventions.intervention import Settings
+from vlmlake.ingest.interventions.requests.heads import HeadAblation
 from vlmlake.ingest.replay_job import load_same_model
 
 

@@ -11,8 +11,8 @@ from tests.ingest.jobs import job_of, run_job
 from tests.ingest.planted_circuit import NEURON, save_bottleneck, save_distributed
 from vlmlake import open_lake
 from vlmlake.analysis.analyze import analyze
-from vlmlake.ingest.interventions.ablation import Ablation
 from vlmlake.ingest.interventions.intervene import intervene
+from vlmlake.ingest.interventions.requests.ablation import Ablation
 
 CONTROLS = 100
 SPLITS = ("adversarial", "popular", "random")

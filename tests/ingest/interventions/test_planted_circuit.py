@@ -19,8 +19,8 @@ from vlmlake import open_lake
 from vlmlake.analysis.analyze import analyze
 from vlmlake.answers.rules import correctness
 from vlmlake.ingest.families import load_family
-from vlmlake.ingest.interventions.edits import Edit
-from vlmlake.ingest.interventions.suffix import Started, start
+from vlmlake.ingest.interventions.edited.edits import Edit
+from vlmlake.ingest.interventions.edited.suffix import Started, start
 from vlmlake.ingest.loader import load_ahead
 from vlmlake.ingest.model_identity import model_identity
 from vlmlake.ingest.work import plan_work, survey_job

@@ -13,13 +13,13 @@ from tests.ingest.pope_files import scene, write_pope
 from tests.servers.files import FileServer
 from vlmlake import open_lake
 from vlmlake.errors import VlmlakeError
-from vlmlake.ingest.interventions.ablation import Ablation
-from vlmlake.ingest.interventions.bypass import Bypass
-from vlmlake.ingest.interventions.heads import HeadAblation
 from vlmlake.ingest.interventions.intervene import intervene, plan_intervention
 from vlmlake.ingest.interventions.intervention import Settings
-from vlmlake.ingest.interventions.masking import Masking, MaskSet
-from vlmlake.ingest.interventions.patching import Patching
+from vlmlake.ingest.interventions.requests.ablation import Ablation
+from vlmlake.ingest.interventions.requests.bypass import Bypass
+from vlmlake.ingest.interventions.requests.heads import HeadAblation
+from vlmlake.ingest.interventions.requests.masking import Masking, MaskSet
+from vlmlake.ingest.interventions.requests.patching import Patching
 from vlmlake.ingest.replay_job import Sources
 from vlmlake.store_schema.capture_plan import CapturePlan
 

@@ -13,13 +13,13 @@ from tests.ingest.interventions.told import Drawn, Together, Towards, outcomes, 
 from tests.ingest.jobs import job_of, never_ending, run_job
 from vlmlake import open_lake
 from vlmlake.ingest.decoding import Decoding
-from vlmlake.ingest.interventions.ablation import Ablation
-from vlmlake.ingest.interventions.bypass import Bypass
-from vlmlake.ingest.interventions.edits import SITES
-from vlmlake.ingest.interventions.heads import HeadAblation
+from vlmlake.ingest.interventions.edited.edits import SITES
 from vlmlake.ingest.interventions.intervene import intervene
 from vlmlake.ingest.interventions.intervention import Settings
-from vlmlake.ingest.interventions.patching import Patching
+from vlmlake.ingest.interventions.requests.ablation import Ablation
+from vlmlake.ingest.interventions.requests.bypass import Bypass
+from vlmlake.ingest.interventions.requests.heads import HeadAblation
+from vlmlake.ingest.interventions.requests.patching import Patching
 
 LAST = "block_3"
 ALGEBRA, SUFFIX, FULL, AUTO = "algebra", "suffix", "full", "auto"

@@ -9,7 +9,7 @@ import xarray as xr
 from tests.ingest.interventions.small_runs import EXAMPLES, IMAGES, QUESTIONS, counted, small_run
 from tests.ingest.plain import PlainModel
 from vlmlake.errors import NotKeptError, UnknownNameError, VlmlakeError
-from vlmlake.ingest.interventions.saliency import READOUT, WHOLE, image_attention
+from vlmlake.ingest.interventions.masks.saliency import READOUT, WHOLE, image_attention
 from vlmlake.store_schema import lazy_array
 from vlmlake.store_schema.run import Run
 

@@ -13,10 +13,10 @@ from tests.ingest.jobs import job_of, run_job
 from vlmlake import open_lake
 from vlmlake.analysis.analyze import analyze
 from vlmlake.errors import VlmlakeError
-from vlmlake.ingest.interventions.ablation import Ablation, parse_sizes
-from vlmlake.ingest.interventions.controls import matched_sets
 from vlmlake.ingest.interventions.intervene import intervene, plan_intervention
 from vlmlake.ingest.interventions.intervention import Intervention, Settings
+from vlmlake.ingest.interventions.requests.ablation import Ablation, parse_sizes
+from vlmlake.ingest.interventions.requests.controls import matched_sets
 
 WIDTH, LAST = 64, "block_3"
 FIRST_TOKEN = Settings(1)

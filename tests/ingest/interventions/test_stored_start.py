@@ -8,9 +8,9 @@ import torch
 
 from tests.ingest.jobs import job_of, run_job
 from vlmlake.ingest.families import load_family
-from vlmlake.ingest.interventions.edits import Edit
-from vlmlake.ingest.interventions.full import rerun
-from vlmlake.ingest.interventions.stored_start import keeps_streams, start_from_store
+from vlmlake.ingest.interventions.edited.edits import Edit
+from vlmlake.ingest.interventions.edited.full import rerun
+from vlmlake.ingest.interventions.edited.stored_start import keeps_streams, start_from_store
 from vlmlake.ingest.loader import load_ahead
 from vlmlake.ingest.model_identity import model_identity
 from vlmlake.ingest.work import plan_work, survey_job

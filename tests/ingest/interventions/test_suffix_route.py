@@ -16,9 +16,9 @@ from vlmlake.ingest.columns import Columns
 from vlmlake.ingest.families import load_family
 from vlmlake.ingest.families.base import Family
 from vlmlake.ingest.generation import Questions
-from vlmlake.ingest.interventions.calls import BlockCall
-from vlmlake.ingest.interventions.edits import AFTER_BLOCK, SITES, Edit, Rows, Scope, edited, overlays
-from vlmlake.ingest.interventions.suffix import start
+from vlmlake.ingest.interventions.edited.calls import BlockCall
+from vlmlake.ingest.interventions.edited.edits import AFTER_BLOCK, SITES, Edit, Rows, Scope, edited, overlays
+from vlmlake.ingest.interventions.edited.suffix import start
 from vlmlake.ingest.loader import load_ahead
 from vlmlake.ingest.model_identity import model_identity
 from vlmlake.ingest.work import plan_work, survey_job

@@ -11,10 +11,10 @@ import numpy as np
 import polars as pl
 
 from vlmlake import open_lake
-from vlmlake.ingest.interventions.conditions import ABLATE, ALL, Condition, block_number
-from vlmlake.ingest.interventions.edits import Edit
+from vlmlake.ingest.interventions.edited.edits import Edit
 from vlmlake.ingest.interventions.outcomes import present
-from vlmlake.ingest.interventions.subject import Subject, chosen_examples, without_images_of
+from vlmlake.ingest.interventions.requests.conditions import ABLATE, ALL, Condition, block_number
+from vlmlake.ingest.interventions.requests.subject import Subject, chosen_examples, without_images_of
 from vlmlake.store_schema.run import Run
 
 NUMBERS = ("first_log_prob", "first_gap", "first_logit", "gold_logit", "margin", "yes_minus_no")

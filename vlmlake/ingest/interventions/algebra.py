@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from vlmlake.ingest.interventions.conditions import ALL, MASK, PATCH, Condition, block_label
-from vlmlake.ingest.interventions.edits import AFTER_BLOCK, MLP_OUT, RESID, Edit
-from vlmlake.ingest.interventions.patching import donated
+from vlmlake.ingest.interventions.edited.edits import AFTER_BLOCK, MLP_OUT, RESID, Edit
+from vlmlake.ingest.interventions.requests.conditions import ALL, MASK, PATCH, Condition, block_label
+from vlmlake.ingest.interventions.requests.patching import donated
 from vlmlake.store_schema.run import Run
 from vlmlake.store_schema.schema import PROMPT_LAST
 

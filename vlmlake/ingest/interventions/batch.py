@@ -9,16 +9,16 @@ import torch
 
 from vlmlake.ingest.datasets import open_image
 from vlmlake.ingest.generation import Questions
-from vlmlake.ingest.interventions.conditions import MASK, PATCH, PROMPT_LAST, Condition
-from vlmlake.ingest.interventions.decode import answer
-from vlmlake.ingest.interventions.edits import Edit
-from vlmlake.ingest.interventions.full import rerun
+from vlmlake.ingest.interventions.edited.decode import answer
+from vlmlake.ingest.interventions.edited.edits import Edit
+from vlmlake.ingest.interventions.edited.full import rerun
+from vlmlake.ingest.interventions.edited.stored_start import start_from_store
+from vlmlake.ingest.interventions.edited.suffix import Positions, Started, start
 from vlmlake.ingest.interventions.intervention import Intervention
-from vlmlake.ingest.interventions.masked import masked_questions
-from vlmlake.ingest.interventions.patching import donated
+from vlmlake.ingest.interventions.masks.masked import masked_questions
+from vlmlake.ingest.interventions.requests.conditions import MASK, PATCH, PROMPT_LAST, Condition
+from vlmlake.ingest.interventions.requests.patching import donated
 from vlmlake.ingest.interventions.routes import FULL, Group
-from vlmlake.ingest.interventions.stored_start import start_from_store
-from vlmlake.ingest.interventions.suffix import Positions, Started, start
 from vlmlake.ingest.work import Work
 from vlmlake.store_schema.batches import Batch
 

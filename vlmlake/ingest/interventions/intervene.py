@@ -14,13 +14,13 @@ from vlmlake.answers.spellings import Vocabulary
 from vlmlake.errors import VlmlakeError
 from vlmlake.ingest.interventions.algebra import answers_from_store
 from vlmlake.ingest.interventions.batch import Asking, Masks
-from vlmlake.ingest.interventions.conditions import Condition, unchanged
 from vlmlake.ingest.interventions.intervention import Intervention, Settings
-from vlmlake.ingest.interventions.masking import Masking
+from vlmlake.ingest.interventions.masks.patches import masks_of
 from vlmlake.ingest.interventions.outcomes import Outcomes, Reader, part_path, present
-from vlmlake.ingest.interventions.patches import masks_of
+from vlmlake.ingest.interventions.requests.conditions import Condition, unchanged
+from vlmlake.ingest.interventions.requests.masking import Masking
+from vlmlake.ingest.interventions.requests.subject import Request
 from vlmlake.ingest.interventions.routes import ALGEBRA, SUFFIX, Group, Plan
-from vlmlake.ingest.interventions.subject import Request
 from vlmlake.ingest.interventions.texts import StoredTexts, Texts, TokenizerTexts
 from vlmlake.ingest.loader import load_ahead
 from vlmlake.store_schema.batches import Batch

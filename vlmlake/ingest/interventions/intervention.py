@@ -13,12 +13,12 @@ import polars as pl
 
 from vlmlake.errors import VlmlakeError
 from vlmlake.ingest.families import Family
-from vlmlake.ingest.interventions.calibration import Activations, calibration_examples, of_model, of_store
-from vlmlake.ingest.interventions.conditions import Condition, distinct, unchanged
-from vlmlake.ingest.interventions.edits import Place
+from vlmlake.ingest.interventions.edited.edits import Place
 from vlmlake.ingest.interventions.outcomes import present
+from vlmlake.ingest.interventions.requests.calibration import Activations, calibration_examples, of_model, of_store
+from vlmlake.ingest.interventions.requests.conditions import Condition, distinct, unchanged
+from vlmlake.ingest.interventions.requests.subject import Request, Subject
 from vlmlake.ingest.interventions.routes import CHEAPEST, Plan, batches_of, plan_routes, require_route
-from vlmlake.ingest.interventions.subject import Request, Subject
 from vlmlake.ingest.replay_job import Sources, load_same_model, plan_again
 from vlmlake.ingest.work import Work
 from vlmlake.store_schema import paths, tables

@@ -14,7 +14,7 @@ import torch
 
 from vlmlake.answers.rules import RULES, is_yes_or_no, judged, right_or_wrong
 from vlmlake.answers.spellings import NONE, Vocabulary
-from vlmlake.ingest.interventions.conditions import Condition
+from vlmlake.ingest.interventions.requests.conditions import Condition
 from vlmlake.ingest.interventions.texts import Texts
 from vlmlake.store_schema import paths, tables
 from vlmlake.store_schema.index import listed_index

@@ -13,9 +13,9 @@ import polars as pl
 from vlmlake.errors import VlmlakeError
 from vlmlake.ingest.families import FAMILIES
 from vlmlake.ingest.interventions import algebra
-from vlmlake.ingest.interventions.conditions import MASK, NONE, PATCH, PROMPT_LAST, Condition, block_number
-from vlmlake.ingest.interventions.edits import AFTER_BLOCK, MLP_OUT
-from vlmlake.ingest.interventions.stored_start import keeps_streams
+from vlmlake.ingest.interventions.edited.edits import AFTER_BLOCK, MLP_OUT
+from vlmlake.ingest.interventions.edited.stored_start import keeps_streams
+from vlmlake.ingest.interventions.requests.conditions import MASK, NONE, PATCH, PROMPT_LAST, Condition, block_number
 from vlmlake.store_schema.batches import Batch, Lengths, plan_batches
 from vlmlake.store_schema.run import Run
 

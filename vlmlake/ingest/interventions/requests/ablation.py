@@ -12,8 +12,9 @@ import polars as pl
 
 from vlmlake.answers.rules import DEFAULT_RULE, require_rule
 from vlmlake.errors import VlmlakeError
-from vlmlake.ingest.interventions.calibration import Activations
-from vlmlake.ingest.interventions.conditions import (
+from vlmlake.ingest.interventions.edited.edits import SITES, Edit
+from vlmlake.ingest.interventions.requests.calibration import Activations
+from vlmlake.ingest.interventions.requests.conditions import (
     ABLATE,
     ALL,
     MEAN,
@@ -23,10 +24,14 @@ from vlmlake.ingest.interventions.conditions import (
     block_label,
     block_number,
 )
-from vlmlake.ingest.interventions.controls import matched_sets
-from vlmlake.ingest.interventions.edits import SITES, Edit
-from vlmlake.ingest.interventions.rankings import ANALYSIS, NEXT, Rankings
-from vlmlake.ingest.interventions.subject import Subject, chosen_examples, examples_and_spare, without_images_of
+from vlmlake.ingest.interventions.requests.controls import matched_sets
+from vlmlake.ingest.interventions.requests.rankings import ANALYSIS, NEXT, Rankings
+from vlmlake.ingest.interventions.requests.subject import (
+    Subject,
+    chosen_examples,
+    examples_and_spare,
+    without_images_of,
+)
 from vlmlake.store_schema import paths, tables
 from vlmlake.store_schema.run import Run
 

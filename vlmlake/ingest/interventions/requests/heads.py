@@ -10,10 +10,10 @@ import numpy as np
 import polars as pl
 
 from vlmlake.errors import VlmlakeError
-from vlmlake.ingest.interventions.ablation import MODES
-from vlmlake.ingest.interventions.conditions import ALL, HEADS, MEAN, POSITIONS, ZERO, Condition, block_number
-from vlmlake.ingest.interventions.edits import HEAD_OUT, Edit
-from vlmlake.ingest.interventions.subject import Subject, chosen_examples, examples_and_spare
+from vlmlake.ingest.interventions.edited.edits import HEAD_OUT, Edit
+from vlmlake.ingest.interventions.requests.ablation import MODES
+from vlmlake.ingest.interventions.requests.conditions import ALL, HEADS, MEAN, POSITIONS, ZERO, Condition, block_number
+from vlmlake.ingest.interventions.requests.subject import Subject, chosen_examples, examples_and_spare
 from vlmlake.store_schema.run import Run
 
 

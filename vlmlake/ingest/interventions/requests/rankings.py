@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 
 from vlmlake.errors import VlmlakeError
-from vlmlake.ingest.interventions.conditions import block_number
+from vlmlake.ingest.interventions.requests.conditions import block_number
 from vlmlake.store_schema import paths, tables
 from vlmlake.store_schema.run import Run
 

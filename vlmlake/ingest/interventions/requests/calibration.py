@@ -13,9 +13,9 @@ import torch
 from torch import nn
 
 from vlmlake.ingest.families.base import Family
-from vlmlake.ingest.interventions.conditions import ALL, block_label
-from vlmlake.ingest.interventions.edits import AFTER_BLOCK, ATTN_OUT, HEAD_OUT, MLP_OUT, RESID, Place
-from vlmlake.ingest.interventions.suffix import start
+from vlmlake.ingest.interventions.edited.edits import AFTER_BLOCK, ATTN_OUT, HEAD_OUT, MLP_OUT, RESID, Place
+from vlmlake.ingest.interventions.edited.suffix import start
+from vlmlake.ingest.interventions.requests.conditions import ALL, block_label
 from vlmlake.ingest.loader import load_ahead
 from vlmlake.ingest.work import Work
 from vlmlake.store_schema.run import Run

@@ -13,8 +13,8 @@ from transformers.cache_utils import DynamicCache
 
 from vlmlake.ingest.arguments import position_ids
 from vlmlake.ingest.cache import with_room
-from vlmlake.ingest.interventions.edits import Edits, Rows
-from vlmlake.ingest.interventions.suffix import Changes, Positions, Started
+from vlmlake.ingest.interventions.edited.edits import Edits, Rows
+from vlmlake.ingest.interventions.edited.suffix import Changes, Positions, Started
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from vlmlake.errors import VlmlakeError
-from vlmlake.ingest.interventions.edits import Edit
+from vlmlake.ingest.interventions.edited.edits import Edit
 from vlmlake.store_schema import tables
 from vlmlake.store_schema.run_record import fingerprint
 

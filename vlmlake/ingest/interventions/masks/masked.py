@@ -9,7 +9,7 @@ from PIL import Image
 from vlmlake.errors import VlmlakeError
 from vlmlake.ingest.families.base import Family, ImageInputs, Prompt
 from vlmlake.ingest.generation import Questions
-from vlmlake.ingest.interventions.gray import cover
+from vlmlake.ingest.interventions.masks.gray import cover
 from vlmlake.ingest.items import Item
 
 

@@ -9,9 +9,9 @@ from fractions import Fraction
 import numpy as np
 
 from vlmlake.errors import VlmlakeError
-from vlmlake.ingest.interventions.masking import HIGH, RANDOM, Masking, require_share
-from vlmlake.ingest.interventions.saliency import image_attention
-from vlmlake.ingest.interventions.stored_images import StoredImage, example_places, stored_images
+from vlmlake.ingest.interventions.masks.saliency import image_attention
+from vlmlake.ingest.interventions.masks.stored_images import StoredImage, example_places, stored_images
+from vlmlake.ingest.interventions.requests.masking import HIGH, RANDOM, Masking, require_share
 from vlmlake.store_schema.run import Run
 
 Patches = tuple[int, ...]

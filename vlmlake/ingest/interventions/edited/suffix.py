@@ -20,8 +20,8 @@ from vlmlake.ingest.cache import with_room
 from vlmlake.ingest.columns import Columns
 from vlmlake.ingest.families.base import Family
 from vlmlake.ingest.generation import Questions
-from vlmlake.ingest.interventions.calls import BlockCall, call_of_block, run_from
-from vlmlake.ingest.interventions.edits import (
+from vlmlake.ingest.interventions.edited.calls import BlockCall, call_of_block, run_from
+from vlmlake.ingest.interventions.edited.edits import (
     AFTER_BLOCK,
     MLP_OUT,
     RESID,

@@ -10,7 +10,8 @@ import numpy as np
 import polars as pl
 
 from vlmlake.errors import VlmlakeError
-from vlmlake.ingest.interventions.conditions import (
+from vlmlake.ingest.interventions.edited.edits import ATTN_OUT, MLP_OUT, Edit
+from vlmlake.ingest.interventions.requests.conditions import (
     ALL,
     BYPASS,
     POSITIONS,
@@ -19,8 +20,7 @@ from vlmlake.ingest.interventions.conditions import (
     block_label,
     block_number,
 )
-from vlmlake.ingest.interventions.edits import ATTN_OUT, MLP_OUT, Edit
-from vlmlake.ingest.interventions.subject import Subject, chosen_examples
+from vlmlake.ingest.interventions.requests.subject import Subject, chosen_examples
 from vlmlake.store_schema.run import Run
 
 PARTS = {"attention": (ATTN_OUT,), "mlp": (MLP_OUT,), "block": (ATTN_OUT, MLP_OUT)}

@@ -13,15 +13,15 @@ import polars as pl
 
 from vlmlake.answers.rules import DEFAULT_RULE, correctness, require_rule
 from vlmlake.errors import NotKeptError, VlmlakeError
-from vlmlake.ingest.interventions.conditions import (
+from vlmlake.ingest.interventions.edited.edits import ATTN_OUT, MLP_OUT, RESID, Edit
+from vlmlake.ingest.interventions.requests.conditions import (
     DONOR,
     PATCH,
     PROMPT_LAST,
     Condition,
     block_number,
 )
-from vlmlake.ingest.interventions.edits import ATTN_OUT, MLP_OUT, RESID, Edit
-from vlmlake.ingest.interventions.subject import Subject, chosen_examples
+from vlmlake.ingest.interventions.requests.subject import Subject, chosen_examples
 from vlmlake.store_schema.run import Run
 
 INTO_RIGHT, INTO_WRONG = "into_right", "into_wrong"

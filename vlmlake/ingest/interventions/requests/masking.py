@@ -9,8 +9,8 @@ from typing import Any, Literal, cast, get_args
 import polars as pl
 
 from vlmlake.errors import NotKeptError, UnknownNameError, VlmlakeError
-from vlmlake.ingest.interventions.conditions import GRAY, MASK, Condition
-from vlmlake.ingest.interventions.subject import Subject, chosen_examples
+from vlmlake.ingest.interventions.requests.conditions import GRAY, MASK, Condition
+from vlmlake.ingest.interventions.requests.subject import Subject, chosen_examples
 from vlmlake.store_schema.run import Run
 from vlmlake.store_schema.schema import EMBED
 

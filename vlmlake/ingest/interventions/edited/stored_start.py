@@ -18,9 +18,9 @@ from vlmlake.ingest.arguments import on_device, position_ids
 from vlmlake.ingest.columns import Columns, Padded
 from vlmlake.ingest.families.base import Family
 from vlmlake.ingest.generation import Questions
-from vlmlake.ingest.interventions.calls import BlockCall, call_of_block
-from vlmlake.ingest.interventions.conditions import block_label
-from vlmlake.ingest.interventions.suffix import Part, Started
+from vlmlake.ingest.interventions.edited.calls import BlockCall, call_of_block
+from vlmlake.ingest.interventions.edited.suffix import Part, Started
+from vlmlake.ingest.interventions.requests.conditions import block_label
 from vlmlake.store_schema.run import Run
 
 KEPT = ("hidden_states", "prefix_states")

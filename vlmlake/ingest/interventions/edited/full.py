@@ -14,8 +14,8 @@ from vlmlake.ingest.capture import Wanted
 from vlmlake.ingest.decoding import Decoding
 from vlmlake.ingest.families.base import Family
 from vlmlake.ingest.generation import Questions, run_batch
-from vlmlake.ingest.interventions.edits import Edits, Rows, Scope, edited, overlays
-from vlmlake.ingest.interventions.suffix import Positions
+from vlmlake.ingest.interventions.edited.edits import Edits, Rows, Scope, edited, overlays
+from vlmlake.ingest.interventions.edited.suffix import Positions
 
 NOTHING_BUT_LOGITS = Wanted(frozenset({"logits"}), (), (0,), torch.float32, torch.float32)
 """What is kept of a rerun."""

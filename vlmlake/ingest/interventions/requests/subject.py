@@ -10,9 +10,9 @@ from typing import Any, Protocol
 import polars as pl
 
 from vlmlake.errors import VlmlakeError
-from vlmlake.ingest.interventions.calibration import Activations
-from vlmlake.ingest.interventions.conditions import Condition, block_label
-from vlmlake.ingest.interventions.edits import HEAD_OUT, Place
+from vlmlake.ingest.interventions.edited.edits import HEAD_OUT, Place
+from vlmlake.ingest.interventions.requests.calibration import Activations
+from vlmlake.ingest.interventions.requests.conditions import Condition, block_label
 from vlmlake.store_schema.run import Run
 
 Measure = Callable[[Place, str, Sequence[str]], Activations]

@@ -11,8 +11,8 @@ import numpy as np
 import xarray as xr
 
 from vlmlake.errors import NotKeptError, VlmlakeError
-from vlmlake.ingest.interventions.masking import Reduction, attention_layer, require_reduction
-from vlmlake.ingest.interventions.stored_images import example_places, stored_images
+from vlmlake.ingest.interventions.masks.stored_images import example_places, stored_images
+from vlmlake.ingest.interventions.requests.masking import Reduction, attention_layer, require_reduction
 from vlmlake.store_schema.run import Run
 from vlmlake.store_schema.schema import PROMPT_LAST
 

@@ -1,0 +1,1 @@
+"""Images with patches under gray, and which patches."""

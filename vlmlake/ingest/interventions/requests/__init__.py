@@ -1,0 +1,1 @@
+"""What can be asked for, and the conditions that it comes to."""
