@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
+from vlmlake.errors import VlmlakeError
 from vlmlake.ingest.datasets import open_image
 from vlmlake.ingest.generation import Questions
 from vlmlake.ingest.interventions.edited.decode import answer
@@ -117,5 +118,8 @@ class Asking:
 
 
 def _positions(conditions: Sequence[Condition]) -> Positions:
-    """Those of an intervention's conditions, which have them in common."""
-    return "prompt_last" if any(one.positions == PROMPT_LAST for one in conditions) else "all"
+    """Those of an intervention's conditions, which have them in common. Raises VlmlakeError if they have not."""
+    there = {one.positions for one in conditions if one.positions is not None}
+    if len(there) > 1:
+        raise VlmlakeError(f"conditions of one intervention edit {' and '.join(sorted(there))}: expected one of them")
+    return "prompt_last" if PROMPT_LAST in there else "all"

@@ -92,6 +92,9 @@ class Ablation:
 
         Raises VlmlakeError if given ones are of images that ranked, naming these.
         """
+        if self.neurons and not self._measures:
+            rows = chosen_examples(run, given)
+            return rows, rows.clear()
         if self.neurons:
             return examples_and_spare(run, given, self.seed)
         rankings = Rankings.of(run, self.rule)
@@ -101,6 +104,11 @@ class Ablation:
         asked = without_images_of(rows, spare) if given is None else chosen_examples(run, given)
         rankings.require_apart(asked)
         return asked, spare
+
+    @property
+    def _measures(self) -> bool:
+        """Whether activations decide anything: the values, or which neurons are controls."""
+        return self.mode == MEAN or self.controls > 0
 
     def facts(self, subject: Subject) -> Mapping[str, Any]:
         """Which findings ranked the neurons."""
@@ -163,6 +171,9 @@ class Ablation:
             yield made(CONTROL, drawn, member=member)
 
     def _measured(self, subject: Subject, layer: str) -> Activations:
+        if not self._measures:
+            nothing = np.zeros(subject.width(self.site), np.float32)
+            return Activations(nothing, nothing)
         place = (self.site, block_number(layer))
         return subject.measure(place, self.positions, subject.spare["example"].to_list())
 
