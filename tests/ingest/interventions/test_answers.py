@@ -36,7 +36,7 @@ def conditions_from(block: int, questions: int, positions: str):
         return Edit(site, at, rng.choice(HIDDEN, count, replace=False), values)
 
     places = [(site, at) for at in range(BLOCKS) for site in SITES if at + (site in AFTER_BLOCK) >= block]
-    found = [[], *([edit(*place, 24, strength)] for place in places for strength in (2, 60))]
+    found = [[], *([edit(*place, 24, strength)] for place in places for strength in ((2, 60) if block else (60,)))]
     if positions == "prompt_last":
         found += [[edit(*place, 24, 4, rows=(questions,))] for place in places[:2]]
     return found
