@@ -61,8 +61,28 @@ class Asking:
             return
         started = self._started(group)
         for stack in self._stacks(conditions, group.block):
-            said = answer(started, [self._edits(condition) for condition in stack], positions, limit)
+            yield from self._stacked(started, stack, positions)
+
+    def _stacked(self, started: Started, stack: Sequence[Condition], positions: Positions) -> Iterator[Said]:
+        """In two halves where the device has no room for all of them.
+
+        Raises VlmlakeError if it has none for a single one.
+        """
+        edits = [self._edits(condition) for condition in stack]
+        try:
+            said = answer(started, edits, positions, self.intervention.answer_tokens)
+        except torch.OutOfMemoryError as error:
+            if len(stack) == 1:
+                raise VlmlakeError(
+                    f"{started.family.device} has no memory for {started.questions} questions under one condition: "
+                    "extract with a smaller --batch-size"
+                ) from error
+            said = None
+        if said is not None:
             yield from zip(stack, said.logits, said.ids, strict=True)
+            return
+        for half in (stack[: len(stack) // 2], stack[len(stack) // 2 :]):
+            yield from self._stacked(started, half, positions)
 
     def _started(self, group: Group) -> Started:
         shared = self.work.shared and group.block > 0

@@ -14,6 +14,7 @@ import torch
 
 from vlmlake.answers.rules import RULES, is_yes_or_no, judged, right_or_wrong
 from vlmlake.answers.spellings import NONE, Vocabulary
+from vlmlake.errors import VlmlakeError
 from vlmlake.ingest.interventions.requests.conditions import Condition
 from vlmlake.ingest.interventions.texts import Texts
 from vlmlake.store_schema import paths, tables
@@ -76,7 +77,14 @@ class Outcomes:
         """One condition's answers, for the examples that are wanted.
 
         logits: [questions, vocab], float32. ids: the tokens of each question's answer; none where it is not known.
+
+        Raises VlmlakeError if a logit is not a number.
         """
+        if bool(logits.isnan().any()):
+            raise VlmlakeError(
+                f"under the condition {condition.id} ({condition.set}) the model's logits hold NaN: load it in a wider "
+                "dtype"
+            )
         asked, reader = self._asked, self._reader
         said = [ids[question] for question in asked.questions]
         kept = [
