@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
@@ -169,17 +170,23 @@ class Started:
         return self._run(self.suffix.chosen(rows.question), changes, scope, cache)
 
     def _last_token(self, changes: Changes) -> Prompted:
-        """All other tokens are run once, for all conditions: none of them sees the last."""
-        width = self.suffix.seen.shape[1]
-        before = DynamicCache() if self.prefix is None else self._cache_of_prefix(None, 1)
-        if width > 1:
-            run_from(self.family, self.block, self.suffix.columns(0, width - 1).call, before)
-        rows = Rows.stacked(changes.number, self.questions, self.seen.device)
+        rows, width = Rows.stacked(changes.number, self.questions, self.seen.device), self.suffix.seen.shape[1]
         cache = DynamicCache()
-        if width > 1 or self.prefix is not None:
-            cache = with_room(before, rows.question.tolist(), 1 + self.room, self.block)
+        if self._before_last.layers:
+            cache = with_room(self._before_last, rows.question.tolist(), 1 + self.room, self.block)
         last = self.suffix.columns(width - 1, width).chosen(rows.question)
         return self._run(last, changes, Scope(rows), cache)
+
+    @cached_property
+    def _before_last(self) -> DynamicCache:
+        """Keys and values of all other tokens from the block on, a row a question: none of them sees the last, so that
+        they are run once for all conditions.
+        """
+        width = self.suffix.seen.shape[1]
+        cache = DynamicCache() if self.prefix is None else self._cache_of_prefix(None, 1)
+        if width > 1:
+            run_from(self.family, self.block, self.suffix.columns(0, width - 1).call, cache)
+        return cache
 
     def _run(self, part: Part, changes: Changes, scope: Scope, cache: DynamicCache) -> Prompted:
         call = changes.entered(part, self.block, scope)
