@@ -44,6 +44,14 @@ def is_possible(run: Run, condition: Condition) -> bool:
     return all(site in AFTER_BLOCK and layer == last and reads[site] in record.arrays for site, layer in places)
 
 
+def goes_on(condition: Condition) -> bool:
+    """Whether the store tells more than the first token of an answer, where more are asked for: of what an MLP wrote it
+    has no more than that.
+    """
+    more = condition.answer_tokens > 1 and condition.positions == ALL
+    return not (more and any(edit.site == MLP_OUT for edit in condition.edits))
+
+
 def is_exact(run: Run) -> bool:
     """Whether the store lost nothing of what the model computed."""
     return run.record.stored_dtype in ("float32", str(run.record.identity["model"]["dtype"]))

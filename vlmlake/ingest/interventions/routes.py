@@ -117,7 +117,7 @@ def plan_routes(
         stored = way == SUFFIX and route == CHEAPEST and _can_enter(run, block, chosen)
         evaluations, plain = cost.told(way, block, chosen, stored)
         if route == CHEAPEST and way == SUFFIX and evaluations > plain:
-            way, block, evaluations = FULL, 0, plain
+            way, block, stored, evaluations = FULL, 0, False, plain
         groups.append(Group(way, block, chosen, sum(number for _, number in there), evaluations, plain, stored))
     return Plan(tuple(groups), len(ids), len(conditions), pairs, pairs - left, blocks)
 
@@ -135,7 +135,8 @@ def _way(run: Run, condition: Condition, blocks: int, route: str) -> tuple[str, 
             f"the set {condition.set} of {condition.kind} cannot take the route {ALGEBRA}: it needs an edit of what "
             "the last block leaves, and a run that keeps readout_states (and mlp_write) there"
         )
-    if there and (route == ALGEBRA or (route == CHEAPEST and algebra.is_exact(run))):
+    whole = algebra.is_exact(run) and algebra.goes_on(condition)
+    if there and (route == ALGEBRA or (route == CHEAPEST and whole)):
         return ALGEBRA, blocks
     return SUFFIX, first_block(condition, blocks)
 
