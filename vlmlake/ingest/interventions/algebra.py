@@ -57,14 +57,38 @@ def is_exact(run: Run) -> bool:
     return run.record.stored_dtype in ("float32", str(run.record.identity["model"]["dtype"]))
 
 
+@dataclass(frozen=True)
+class Weights:
+    """What turns a residual stream into tokens. scale: [hidden], of the final norm, and its epsilon. unembedding:
+    [vocab, hidden]. ends: the tokens that the run's answers are known to end in.
+    """
+
+    scale: np.ndarray
+    epsilon: float
+    unembedding: np.ndarray
+    ends: frozenset[int]
+
+    @classmethod
+    def of(cls, run: Run) -> Weights:
+        """Those that the run stored, in memory."""
+        data = run.dataset()
+        stopped = run.examples().filter(pl.col("finish") == "stop")["token_ids"]
+        return cls(
+            data["final_norm"].values.astype(np.float32),
+            float(run.record.final_norm["epsilon"]),
+            data["unembedding"].values.astype(np.float32),
+            frozenset(stopped.list.last().to_list()),
+        )
+
+
 def answers_from_store(
-    run: Run, conditions: Sequence[Condition], rows: pl.DataFrame, answer_tokens: int
+    run: Run, weights: Weights, conditions: Sequence[Condition], rows: pl.DataFrame, answer_tokens: int
 ) -> Iterator[FromStore]:
     """What each condition makes of these rows of tables.EXAMPLES and ANSWERS; every condition `is_possible`.
 
     An answer is told as far as it goes along the stored one: its residual streams are those that the store has.
     """
-    stored = _Stored(run, rows, answer_tokens)
+    stored = _Stored(run, weights, rows, answer_tokens)
     for condition in conditions:
         yield FromStore(condition, *stored.under(condition))
 
@@ -72,6 +96,7 @@ def answers_from_store(
 @dataclass(frozen=True)
 class _Stored:
     run: Run
+    weights: Weights
     rows: pl.DataFrame
     limit: int
 
@@ -79,17 +104,6 @@ class _Stored:
     def data(self) -> Any:
         last = block_label(int(self.run.record.identity["model"]["blocks"]) - 1)
         return self.run.dataset().sel(example=self.rows["example"].to_list(), layer=last)
-
-    @cached_property
-    def scale(self) -> np.ndarray:
-        scale: np.ndarray = self.data["final_norm"].values.astype(np.float32)
-        return scale
-
-    @cached_property
-    def unembedding(self) -> np.ndarray:
-        """[vocab, hidden]."""
-        matrix: np.ndarray = self.data["unembedding"].values.astype(np.float32)
-        return matrix
 
     @cached_property
     def written(self) -> np.ndarray:
@@ -101,39 +115,40 @@ class _Stored:
     def said(self) -> list[tuple[int, ...]]:
         return [tuple(ids) for ids in self.rows["token_ids"].to_list()]
 
-    @cached_property
-    def ends(self) -> set[int]:
-        """The end tokens that the run's answers are known to end in."""
-        told = self.run.examples().filter(pl.col("finish") == "stop")["token_ids"]
-        return set(told.list.last().to_list())
-
     def under(self, condition: Condition) -> tuple[np.ndarray, tuple[tuple[int, ...] | None, ...]]:
-        edits = self._edits(condition)
-        logits = self._logits(0, np.arange(self.rows.height), edits)
-        tokens = logits.argmax(axis=1)
-        every = condition.positions == ALL and bool(edits)
-        return logits, tuple(self._answer(place, int(token), edits, every) for place, token in enumerate(tokens))
-
-    def _edits(self, condition: Condition) -> tuple[Edit, ...]:
+        edits = condition.edits
         if condition.kind == PATCH:
-            return (donated(self.run, condition, self.rows["example"].to_list()),)
-        return condition.edits
+            edits = (donated(self.run, condition, self.rows["example"].to_list()),)
+        logits = self._logits(0, np.arange(self.rows.height), edits)
+        begun = [(int(token),) for token in logits.argmax(axis=1)]
+        if condition.positions == ALL and edits:
+            return logits, self._edited_on(begun, edits)
+        return logits, tuple(self._as_stored(place, ids) for place, ids in enumerate(begun))
 
-    def _answer(self, place: int, token: int, edits: Sequence[Edit], every: bool) -> tuple[int, ...] | None:
-        """every: the answer's tokens are edited, too."""
-        stored, ids = self.said[place], [token]
-        whole = len(stored) if stored[-1] in self.ends else len(stored) + 1
-        while len(ids) < self.limit and ids[-1] not in self.ends:
-            if tuple(ids) != stored[: len(ids)]:
-                return None
-            if not every:
-                return stored[: self.limit] if whole <= len(stored) or self.limit <= len(stored) else None
-            step = len(ids)
-            known = f"answer_{step - 1}" in self.run.record.positions and step < whole
-            if not known or any(edit.site != RESID for edit in edits):
-                return None
-            ids.append(int(self._logits(step, np.array([place]), edits)[0].argmax()))
-        return tuple(ids)
+    def _is_whole(self, ids: tuple[int, ...]) -> bool:
+        return len(ids) == self.limit or ids[-1] in self.weights.ends
+
+    def _as_stored(self, place: int, begun: tuple[int, ...]) -> tuple[int, ...] | None:
+        """After the first token nothing is edited: what begins as the stored answer goes on as it does."""
+        stored = self.said[place][: self.limit]
+        if self._is_whole(begun):
+            return begun
+        return stored if stored[:1] == begun and self._is_whole(stored) else None
+
+    def _edited_on(self, begun: Sequence[tuple[int, ...]], edits: Sequence[Edit]) -> tuple[tuple[int, ...] | None, ...]:
+        """The answer's tokens are edited, too: the next one is known while the last ones are those that were stored."""
+        told: list[tuple[int, ...] | None] = [None] * len(begun)
+        going = dict(enumerate(begun))
+        only_streams = all(edit.site == RESID for edit in edits)
+        for step in range(1, self.limit + 1):
+            for place in [place for place, ids in going.items() if self._is_whole(ids)]:
+                told[place] = going.pop(place)
+            along = [place for place, ids in going.items() if self.said[place][:step] == ids]
+            if not along or not only_streams or f"answer_{step - 1}" not in self.run.record.positions:
+                break
+            tokens = self._logits(step, np.array(along), edits).argmax(axis=1)
+            going = {place: (*going[place], int(token)) for place, token in zip(along, tokens, strict=True)}
+        return tuple(told)
 
     def _logits(self, step: int, places: np.ndarray, edits: Sequence[Edit]) -> np.ndarray:
         """After `step` tokens of the answer. Returns [places, vocab], float32."""
@@ -148,9 +163,8 @@ class _Stored:
             changed[:, edit.neurons] = np.where(np.isnan(values), now, now - old + values)
         moved = np.flatnonzero((changed != stream).any(axis=0))
         # The unembedding is linear: only the coordinates that changed are multiplied again.
-        shift = ((changed - stream)[:, moved] * self.scale[moved]) @ self.unembedding[:, moved].T
-        epsilon = float(self.run.record.final_norm["epsilon"])
-        rms = np.sqrt(np.mean(changed.astype(np.float64) ** 2, axis=1) + epsilon)
+        shift = ((changed - stream)[:, moved] * self.weights.scale[moved]) @ self.weights.unembedding[:, moved].T
+        rms = np.sqrt(np.mean(changed.astype(np.float64) ** 2, axis=1) + self.weights.epsilon)
         logits: np.ndarray = ((before + shift) / rms[:, None]).astype(np.float32)
         return logits
 
@@ -159,7 +173,7 @@ class _Stored:
         if step not in self._steps:
             position = PROMPT_LAST if step == 0 else f"answer_{step - 1}"
             stream = self.data["readout_states"].sel(position=position).values.astype(np.float32)
-            self._steps[step] = (stream, (stream * self.scale) @ self.unembedding.T)
+            self._steps[step] = (stream, (stream * self.weights.scale) @ self.weights.unembedding.T)
         return self._steps[step]
 
     @cached_property

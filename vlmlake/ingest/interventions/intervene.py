@@ -12,7 +12,7 @@ import torch
 
 from vlmlake.answers.spellings import Vocabulary
 from vlmlake.errors import VlmlakeError
-from vlmlake.ingest.interventions.algebra import answers_from_store
+from vlmlake.ingest.interventions.algebra import Weights, answers_from_store
 from vlmlake.ingest.interventions.batch import Asking, Masks
 from vlmlake.ingest.interventions.intervention import Intervention, Settings
 from vlmlake.ingest.interventions.masks.patches import masks_of
@@ -97,16 +97,17 @@ def intervene(
     intervention = Intervention.of(lake.run(run), request, examples, settings)
     began = time.monotonic()
     intervention.settle()
-    plan = intervention.plan()
+    there = intervention.done()
+    plan = intervention.plan(there)
     tell(plan)
-    done = _Pass(intervention, plan, report, began, intervention.done())
+    passing = _Pass(intervention, plan, report, began, there)
     try:
-        done.by_algebra()
-        done.by_model()
+        passing.by_algebra()
+        passing.by_model()
     finally:
-        if done.computed:
+        if passing.computed:
             refresh_index(lake.storage)
-    return done.outcome()
+    return passing.outcome()
 
 
 @dataclass
@@ -126,14 +127,14 @@ class _Pass:
 
     def by_algebra(self) -> None:
         """What the store tells by itself."""
-        groups = [group for group in self.plan.groups if group.route == ALGEBRA]
-        if not groups:
+        todo = list(self._batches([group for group in self.plan.groups if group.route == ALGEBRA]))
+        if not todo:
             return
-        texts, questions = StoredTexts(self.intervention.run), self.intervention.questions.with_row_index("place")
-        for batch, conditions in self._batches(groups):
-            rows = pl.concat(questions.filter(pl.col("place") == place) for place in batch.examples)
-            outcomes = self._outcomes(texts, batch)
-            for said in answers_from_store(self.intervention.run, conditions, rows, self.intervention.answer_tokens):
+        run, limit = self.intervention.run, self.intervention.answer_tokens
+        texts, weights = StoredTexts(run), Weights.of(run)
+        for batch, conditions in todo:
+            rows, outcomes = self.intervention.questions[list(batch.examples)], self._outcomes(texts, batch)
+            for said in answers_from_store(run, weights, conditions, rows, limit):
                 known = [ids if ids is not None and texts.knows(ids) else None for ids in said.ids]
                 outcomes.add(said.condition, ALGEBRA, torch.from_numpy(said.logits), known, self._is_missing)
             self._keep(f"{batch.number:06d}-{_names(conditions)}-algebra", outcomes)

@@ -18,7 +18,7 @@ from vlmlake.ingest.interventions.outcomes import present
 from vlmlake.ingest.interventions.requests.calibration import Activations, calibration_examples, of_model, of_store
 from vlmlake.ingest.interventions.requests.conditions import Condition, distinct, unchanged
 from vlmlake.ingest.interventions.requests.subject import Request, Subject
-from vlmlake.ingest.interventions.routes import CHEAPEST, Plan, batches_of, plan_routes, require_route
+from vlmlake.ingest.interventions.routes import CHEAPEST, Pairs, Plan, batches_of, plan_routes, require_route
 from vlmlake.ingest.replay_job import Sources, load_same_model, plan_again
 from vlmlake.ingest.work import Work
 from vlmlake.store_schema import paths, tables
@@ -122,11 +122,15 @@ class Intervention:
         rows = tables.read(self.run.storage, [self.path], tables.INTERVENTIONS).to_pylist()
         return distinct([Condition.of_row(row) for row in rows])
 
-    def plan(self) -> Plan:
-        """What is to be done. Before the conditions are settled nothing of it is known to be there."""
+    def plan(self, done: Pairs | None = None) -> Plan:
+        """What is to be done. Before the conditions are settled nothing of it is known to be there.
+
+        done: what `done` says, where it was asked already.
+        """
         if not self.is_settled:
             return plan_routes(self.run, distinct(self._made(self._subject)), self.asked, set(), self.settings.route)
-        return plan_routes(self.run, self.conditions, self.asked, self.done(), self.settings.route)
+        there = self.done() if done is None else done
+        return plan_routes(self.run, self.conditions, self.asked, there, self.settings.route)
 
     def done(self) -> set[tuple[str, str]]:
         """Ids of the conditions and examples of the run whose outcomes are there."""
