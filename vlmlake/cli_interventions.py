@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 WHAT, HOW = "What is changed", "How it is run"
 
-Seed = Annotated[int, typer.Option(min=0, help="Of what is drawn by chance.", rich_help_panel=WHAT)]
+Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Of what is drawn by chance.", rich_help_panel=WHAT)]
 Positions = Annotated[
     str,
     typer.Option(

@@ -529,3 +529,26 @@ def test_most_heads_are_left_to_the_table():
     print_causal(Console(file=text, width=200, markup=False, highlight=False), results, spec(conditions))
     assert sum(line.startswith("head ") for line in text.getvalue().splitlines()) == 10
     assert "4 more heads, which cost less" in text.getvalue()
+
+
+def test_an_intervention_tells_of_its_own_examples_alone():
+    """Another one asked about more under the same condition."""
+    data = planted_questions(100)
+    before = np.ones(100, bool)
+    right = {"n": before, "t": moved(before, 30, 0)}
+    conditions = {"n": {**NONE, "examples": data["example"].values[:40].tolist()}, "t": {**TOP, "k": 5}}
+    found = found_in(data, conditions, right)
+    assert (one(found, "top", "drop")["n"], one(found, "top", "drop")["value"]) == (40, 0.75)
+    conditions["n"] = NONE
+    assert (one(found_in(data, conditions, right), "top", "drop")["n"]) == 100
+
+
+def test_what_tells_rows_apart_is_found_behind_other_notes():
+    conditions = spec({"l1": {**TOP, "k": 5}, "auroc": {**TOP, "k": 5, "ranking": "auroc"}})
+    data = planted_questions(20)
+    right = {"n": np.arange(20) < 15, "t": np.arange(20) < 10}
+    row = found_in(data, {"n": NONE, "t": {**TOP, "k": 5}}, right).rows(metric="top", statistic="drop", split="all")
+    row = row.filter(pl.col("gold").is_null()).with_columns(
+        note=pl.lit("3 without a gold answer; ranking auroc; 5 right only before"), intervention=pl.lit("made")
+    )
+    assert described(row, conditions)["ranking"].to_list() == ["auroc"]

@@ -77,7 +77,8 @@ class Result(ABC):
 
 
 def result_table(rows: Sequence[Row]) -> pl.DataFrame:
-    """Rows of Population.row as a table, with the p-values of each split corrected together by Holm's method.
+    """Rows of Population.row as a table, with the p-values of each intervention, split and gold corrected together
+    by Holm's method.
 
     Those of single heads are a family of their own.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import polars as pl
 from rich.console import Console
 
-from vlmlake.analysis.causal.described import described
+from vlmlake.analysis.causal.described import OWN_WORDS, described
 from vlmlake.analysis.population import ALL_SPLITS
 from vlmlake.console.printable import printable
 from vlmlake.console.tables import print_table
@@ -50,7 +50,7 @@ def _lines(told: pl.DataFrame, rows: pl.DataFrame) -> pl.DataFrame:
     controls = told.filter(metric="control").select(*beside, controls=_interval())
     controls = controls.unique(beside, keep="first", maintain_order=True)
     keys = [*KEYS, "metric", "_words"]
-    words = pl.col("note").fill_null("").str.extract(r"^((?:ranking|rule|site|mode) [^;]*)").alias("_words")
+    words = pl.col("note").fill_null("").str.extract(OWN_WORDS).alias("_words")
     ranks = rows.filter(statistic="rank_among_controls").drop_nulls("value").with_columns(words)
     of = pl.col("note").str.extract(r"of (\d+) controls")
     ranks = ranks.select(*keys, rank=pl.format("{} of {}", pl.col("value").cast(pl.Int64), of.cast(pl.Int64) + 1))

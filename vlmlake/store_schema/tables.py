@@ -136,10 +136,10 @@ RESULTS = pa.schema(
 """One row per statistic of an analysis. condition: on examples, in SQL, null for all; intervention: what was changed,
 by its id in INTERVENTIONS; gold: the gold answer that the examples have in common, null for all; at: the place on a
 curve (a coverage, a number of neurons). low and high bound the 95 % interval that `interval` names; p_holm is the
-p-value after Holm over the table's rows of that split; n counts examples, n_items distinct (image, question) pairs,
-n_images distinct images; base_rate is the share of right answers; settings: the seed and the parameters, of this
-analysis and of those that it builds on, that are not the defaults; content: the first eight digits of Run.content; code
-names its code."""
+p-value after Holm over the rows of that intervention, split and gold; n counts examples, n_items distinct (image,
+question) pairs, n_images distinct images; base_rate is the share of right answers; settings: the seed and the
+parameters, of this analysis and of those that it builds on, that are not the defaults; content: the first eight digits
+of Run.content; code names its code."""
 
 METRICS = pa.schema(
     [
@@ -209,6 +209,7 @@ INTERVENTIONS = pa.schema(
         ("pairs", pa.list_(pa.struct([("example", pa.string()), ("donor", pa.string())]))),
         ("seed", pa.int64()),
         ("answer_tokens", pa.int32()),
+        ("examples", pa.list_(pa.string())),
         ("settings", pa.string()),
     ]
 )
@@ -217,7 +218,8 @@ condition may belong to several interventions. kind: `none` (nothing is changed:
 `ablate`, `heads`, `bypass`, `patch` or `mask`. set: what it is among its intervention's conditions, as `top` or
 `control`; member: which of several that differ by chance, from 0. layer: a label of the arrays'. k: how many neurons or
 patches, share: of how many there are, where it was asked so. edits: coordinates that are set, and to what; pairs: the
-example whose activations take the place of another's. settings: the request, as JSON."""
+example whose activations take the place of another's. examples: ids of those that the intervention asks about, in the
+row of `none`; other interventions may have outcomes of more. settings: the request, as JSON."""
 
 OUTCOMES = pa.schema(
     [

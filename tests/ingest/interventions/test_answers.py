@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -63,3 +65,19 @@ def test_answers_are_those_of_plain_reruns(batch, block, positions):
         assert again.ids == tuple(found.ids[conditions.index(one)] for one in part)
     once = answer(start(family, asked, block, shared), conditions, positions, 1)
     assert once.ids == tuple(tuple(ids[:1] for ids in condition) for condition in found.ids)
+
+
+def test_an_mlps_write_is_edited_exactly_in_half_precision(checkpoints, tmp_path):
+    """A write that is large beside the stream leaves nothing of it in their rounded sum."""
+    job = job_of(checkpoints["llava"], "shapes:1@1", tmp_path, batch_size=16)
+    family, survey = load_family(replace(job.model, dtype="bfloat16")), survey_job(job)
+    work = plan_work(job, family, survey.examples, survey.facts, model_identity(job.model, family.model))
+    asked = next(iter(load_ahead(work, family, [0])))[1]
+    neuron, block = 5, 2
+    with torch.no_grad():
+        family.mlps[block].down_proj.weight[neuron] *= 300
+    conditions = [[], [Edit("mlp_out", block, [neuron], [0.0])]]
+    plain = torch.stack([rerun(family, asked, one, "all", 1, True).logits for one in conditions])
+    found = start(family, asked, block + 1, shared=True).logits(conditions, "all")
+    assert (plain[1] - plain[0]).abs().max() > 1
+    assert (found - plain).abs().max() < 0.02

@@ -76,7 +76,7 @@ def conditions_from(block: int, seed: int = 0):
 
 
 @pytest.mark.parametrize("positions", ["all", "prompt_last"])
-@pytest.mark.parametrize("block", range(BLOCKS + 1))
+@pytest.mark.parametrize("block", [0, 2, BLOCKS - 1, BLOCKS])
 def test_logits_are_those_of_whole_forwards(batch, block, positions):
     conditions = conditions_from(block)
     wanted = torch.stack([batch.plain(condition, positions) for condition in conditions])

@@ -118,8 +118,11 @@ def causal(
     rows: list[dict[str, Any]] = []
     controls: list[dict[str, Any]] = []
     for one in found:
+        # Another intervention may have the same condition, and outcomes of examples that this one must not look at.
+        ids = data["example"].values
+        own = told if one.examples is None else told.of(np.isin(ids, sorted(one.examples)))
         of_one = _OfIntervention(
-            data, told, one, Cells(data, rule, told.right[told.rows[one.none]], parameters.gold_answers)
+            data, own, one, Cells(data, rule, told.right[told.rows[one.none]], parameters.gold_answers)
         )
         rows += of_one.rows(seed)
         controls += of_one.controls()

@@ -67,11 +67,14 @@ class Condition:
 
 @dataclass(frozen=True)
 class Intervention:
-    """name: its id. none: the condition under which nothing is changed. conditions: all others, each once."""
+    """name: its id. none: the condition under which nothing is changed. conditions: all others, each once. examples:
+    ids of those that it asks about; None where it does not say, for all that have outcomes.
+    """
 
     name: str
     none: str
     conditions: tuple[Condition, ...]
+    examples: frozenset[str] | None = None
 
     def one_by_one(self) -> list[Condition]:
         """Those that differ from all others by more than chance."""
@@ -102,7 +105,9 @@ def interventions_of(rows: pl.DataFrame, run: str) -> list[Intervention]:
         if len(unchanged) != 1:
             raise VlmlakeError(f"{where} has {len(unchanged)} conditions of kind none, expected one: make it again")
         others = _told_apart([one for one in conditions if one.kind != NONE])
-        found.append(Intervention(str(name), unchanged[0], tuple(others)))
+        (asked,) = part.filter(kind=NONE)["examples"].unique(maintain_order=True).to_list()[:1]
+        examples = None if asked is None else frozenset(asked)
+        found.append(Intervention(str(name), unchanged[0], tuple(others), examples))
     return found
 
 

@@ -19,6 +19,10 @@ BY_RULE = "ranked_by"
 AGAINST_RANDOM = f"_minus_{RANDOM}"
 
 
+OWN_WORDS = rf"(?:^|; )((?:{'|'.join(TELLING)}) [^;]*)"
+"""The part of a note that tells a row from others that look alike."""
+
+
 def described(results: pl.DataFrame, interventions: pl.DataFrame) -> pl.DataFrame:
     """Rows of tables.RESULTS with the columns CHANGED of the condition that they are about, null where none is; the
     ranking's `rule` is BY_RULE. interventions: rows of tables.INTERVENTIONS, of all runs or of some.
@@ -40,7 +44,7 @@ def described(results: pl.DataFrame, interventions: pl.DataFrame) -> pl.DataFram
         maintain_order="left",
         coalesce=False,
     )
-    words = pl.col("note").fill_null("").str.split("; ").list.first()
+    words = pl.col("note").fill_null("").str.extract(OWN_WORDS).fill_null("")
     told = {column: words.str.extract(rf"(?:^| ){name} (\S+)") for name, column in _COLUMNS.items()}
     agrees = [word.is_null() | (word == pl.col(column)) for column, word in told.items()]
     # A row that agrees with nothing keeps what it has: its note is not one of ours.
@@ -65,15 +69,15 @@ def fitting_conditions(interventions: pl.DataFrame, changed: Mapping[str, str | 
 def closest(results: pl.DataFrame, conditions: pl.DataFrame) -> tuple[pl.DataFrame, str | None]:
     """Of rows of tables.RESULTS the one about these conditions, and in words about which; none where none is.
 
-    conditions: rows of tables.INTERVENTIONS. Of several the one with most of the USUAL settings, of these that of the
-    last block, of these the last.
+    conditions: rows of tables.INTERVENTIONS. Of several those that have a value, of these the one with most of the
+    USUAL settings, of these that of the last block, of these that of most examples.
     """
     usual = pl.sum_horizontal((pl.col(name) == value).fill_null(False).cast(pl.Int32) for name, value in USUAL.items())
     block = pl.col("layer").map_elements(_block, return_dtype=pl.Int64, skip_nulls=False)
     found = described(results, conditions).filter(pl.col("kind").is_not_null())
     if found.is_empty():
         return results.clear(), None
-    best = found.sort(usual, block, maintain_order=True).tail(1)
+    best = found.sort(pl.col("value").is_not_null(), usual, block, "n", maintain_order=True).tail(1)
     told = " ".join(str(value) for name, value in best.select(SHOWN).row(0, named=True).items() if value is not None)
     more = f", one of {found.height} that fit" if found.height > 1 else ""
     return best.select(results.columns), f"{told}{more}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import polars as pl
@@ -35,6 +35,10 @@ class Outcomes:
     answers: pl.DataFrame
     numbers: Mapping[str, int]
     rule: str
+
+    def of(self, asked: np.ndarray) -> Outcomes:
+        """As if there were none of other examples. asked: [n], bool."""
+        return replace(self, there=self.there & asked)
 
     def present(self, conditions: Iterable[str]) -> np.ndarray:
         """[n], bool: which examples have an outcome under all of these."""

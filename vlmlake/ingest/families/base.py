@@ -79,6 +79,7 @@ class Family(ABC):
         self.blocks: Sequence[nn.Module] = self._part("model.language_model.layers")
         self.attentions: Sequence[nn.Module] = self._parts_of_blocks("self_attn")
         self.mlps: Sequence[nn.Module] = self._parts_of_blocks("mlp")
+        self.mlp_norms: Sequence[nn.Module] = self._parts_of_blocks("post_attention_layernorm")
         self.head_projections: Sequence[nn.Module] = self._parts_of_blocks("self_attn.o_proj")
         self.final_norm: Any = self._part("model.language_model.norm")
         self.unembedding: Any = self._part("lm_head")

@@ -53,8 +53,8 @@ def goes_on(condition: Condition) -> bool:
 
 
 def is_exact(run: Run) -> bool:
-    """Whether the store lost nothing of what the model computed."""
-    return run.record.stored_dtype in ("float32", str(run.record.identity["model"]["dtype"]))
+    """Whether it gives what the model would: that computes in float32, as this route does, and the store keeps all."""
+    return run.record.stored_dtype == "float32" and str(run.record.identity["model"]["dtype"]) == "float32"
 
 
 @dataclass(frozen=True)

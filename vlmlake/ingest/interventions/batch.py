@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -28,9 +28,6 @@ MEMORY = {"cpu": 2**30, "cuda": 2**34}
 WORKING = 8
 """How often its width a token of the residual stream takes while a block runs, about."""
 
-Masks = Mapping[tuple[str, int], Mapping[str, tuple[int, ...]]]
-"""Patches by set and member, then by example."""
-
 Said = tuple[Condition, torch.Tensor, Sequence[tuple[int, ...]]]
 """A condition, its logits, [questions, vocab], float32, and the tokens of each answer."""
 
@@ -43,7 +40,6 @@ class Asking:
     work: Work
     batch: Batch
     questions: Questions
-    masks: Masks
 
     def answered(self, group: Group, conditions: Sequence[Condition]) -> Iterator[Said]:
         """What the model says under these conditions of a group."""
@@ -101,7 +97,7 @@ class Asking:
         opened = {item.image_sha256: open_image(item.source, item.image_sha256) for item in items} if conditions else {}
         images = [opened[item.image_sha256] for item in items] if conditions else []
         for stack in self._stacks(conditions, 0):
-            masks = [self.masks[condition.set, condition.member] for condition in stack]
+            masks = [self.intervention.masks[condition.set, condition.member] for condition in stack]
             patches = [mask[self.work.examples[item.examples[0]].id] for mask in masks for item in items]
             times = len(stack)
             prompts = [*self.questions.prompts] * times

@@ -11,14 +11,11 @@ import polars as pl
 import torch
 
 from vlmlake.answers.spellings import Vocabulary
-from vlmlake.errors import VlmlakeError
 from vlmlake.ingest.interventions.algebra import Weights, answers_from_store
-from vlmlake.ingest.interventions.batch import Asking, Masks
+from vlmlake.ingest.interventions.batch import Asking
 from vlmlake.ingest.interventions.intervention import Intervention, Settings
-from vlmlake.ingest.interventions.masks.patches import masks_of
 from vlmlake.ingest.interventions.outcomes import Outcomes, Reader, part_path, present
 from vlmlake.ingest.interventions.requests.conditions import Condition, unchanged
-from vlmlake.ingest.interventions.requests.masking import Masking
 from vlmlake.ingest.interventions.requests.subject import Request
 from vlmlake.ingest.interventions.routes import ALGEBRA, SUFFIX, Group, Plan
 from vlmlake.ingest.interventions.texts import StoredTexts, Texts, TokenizerTexts
@@ -87,7 +84,7 @@ def intervene(
     request: Ablation, HeadAblation, Bypass, Patching or Masking. examples: ids, or none for those that the request
     takes by itself. Outcomes that are there, of this intervention or another, are not made again. Each batch of
     examples is kept once it is done, so that the same call goes on with a pass that was cut off. tell: is told the plan
-    before anything runs. report: is called after every batch.
+    once the conditions are settled. report: is called after every batch.
 
     Raises VlmlakeError for a request that the run cannot answer, or for a model or data that are not the run's; what
     was kept before stays.
@@ -96,6 +93,7 @@ def intervene(
     lake.storage.require_writable()
     intervention = Intervention.of(lake.run(run), request, examples, settings)
     began = time.monotonic()
+    settled = intervention.is_settled
     intervention.settle()
     there = intervention.done()
     plan = intervention.plan(there)
@@ -105,7 +103,7 @@ def intervene(
         passing.by_algebra()
         passing.by_model()
     finally:
-        if passing.computed:
+        if passing.computed or not settled:
             refresh_index(lake.storage)
     return passing.outcome()
 
@@ -137,7 +135,7 @@ class _Pass:
             for said in answers_from_store(run, weights, conditions, rows, limit):
                 known = [ids if ids is not None and texts.knows(ids) else None for ids in said.ids]
                 outcomes.add(said.condition, ALGEBRA, torch.from_numpy(said.logits), known, self._is_missing)
-            self._keep(f"{batch.number:06d}-{_names(conditions)}-algebra", outcomes)
+            self._keep(batch, outcomes)
 
     def by_model(self) -> None:
         """What it has to be run for: also answers that the algebra began and the store does not go on with."""
@@ -145,22 +143,17 @@ class _Pass:
         todo = list(self._batches(groups))
         if not todo:
             return
-        work = self.intervention.work(self.intervention.asked)
-        if tuple(work.batches) != self.intervention.batches:
-            raise VlmlakeError(
-                f"the data of {self.intervention.run.name} make other batches than it has: extract again"
-            )
-        texts, masks = TokenizerTexts(self.intervention.family), self._masks()
+        work, texts = self.intervention.asked_work, TokenizerTexts(self.intervention.family)
         loaded = load_ahead(work, self.intervention.family, [batch.number for batch, _ in todo])
         for (batch, conditions), (_, questions) in zip(todo, loaded, strict=True):
             outcomes, chosen = self._outcomes(texts, batch), set(conditions)
-            asking = Asking(self.intervention, work, batch, questions, masks)
+            asking = Asking(self.intervention, work, batch, questions)
             for group in groups:
                 for condition, logits, ids in asking.answered(
                     group, [one for one in group.conditions if one in chosen]
                 ):
                     outcomes.add(condition, group.route, logits, ids, self._is_missing)
-            self._keep(f"{batch.number:06d}-{_names(conditions)}", outcomes)
+            self._keep(batch, outcomes)
 
     def _batches(self, groups: Sequence[Group]) -> Iterator[tuple[Batch, list[Condition]]]:
         """This worker's batches with the conditions that some example of it lacks an outcome of."""
@@ -192,14 +185,9 @@ class _Pass:
         reader = Reader(self.intervention.run.name, self.intervention.id, self.vocabulary, texts)
         return Outcomes(reader, reader.asked(asked, questions))
 
-    def _masks(self) -> Masks:
-        request, run = self.intervention.request, self.intervention.run
-        if not isinstance(request, Masking):
-            return {}
-        return masks_of(run, self.intervention.asked["example"].to_list(), request)
-
-    def _keep(self, part: str, outcomes: Outcomes) -> None:
+    def _keep(self, batch: Batch, outcomes: Outcomes) -> None:
         if len(outcomes):
+            part = f"{batch.number:06d}-{fingerprint(sorted(outcomes.keys))[:12]}"
             path = part_path(self.intervention.id, self.intervention.run.name, part)
             self.intervention.run.storage.write(path, outcomes.encoded())
             self.done.update(outcomes.keys)
@@ -231,8 +219,3 @@ class _Pass:
             compared=compared.height,
             seconds=time.monotonic() - self.began,
         )
-
-
-def _names(conditions: Sequence[Condition]) -> str:
-    """What tells a part from others of the same batch."""
-    return fingerprint([condition.id for condition in conditions])[:8]

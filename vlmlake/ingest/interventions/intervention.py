@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 
@@ -14,9 +14,11 @@ import polars as pl
 from vlmlake.errors import VlmlakeError
 from vlmlake.ingest.families import Family
 from vlmlake.ingest.interventions.edited.edits import Place
+from vlmlake.ingest.interventions.masks.patches import masks_of
 from vlmlake.ingest.interventions.outcomes import present
 from vlmlake.ingest.interventions.requests.calibration import Activations, calibration_examples, of_model, of_store
 from vlmlake.ingest.interventions.requests.conditions import Condition, distinct, unchanged
+from vlmlake.ingest.interventions.requests.masking import Masking
 from vlmlake.ingest.interventions.requests.subject import Request, Subject
 from vlmlake.ingest.interventions.routes import CHEAPEST, Pairs, Plan, batches_of, plan_routes, require_route
 from vlmlake.ingest.replay_job import Sources, load_same_model, plan_again
@@ -26,6 +28,9 @@ from vlmlake.store_schema.batches import Batch
 from vlmlake.store_schema.run import Run
 from vlmlake.store_schema.run_record import fingerprint
 from vlmlake.store_schema.workers import Worker
+
+Masks = Mapping[tuple[str, int], Mapping[str, tuple[int, ...]]]
+"""Patches by set and member, then by example."""
 
 WHERE_RECORDED = Sources()
 
@@ -104,14 +109,16 @@ class Intervention:
     def settle(self) -> None:
         """Write the conditions, values and all, unless they are there: who does so first decides for all workers.
 
-        Raises VlmlakeError if the model that they are for is not there.
+        Raises VlmlakeError, before anything is written, if the model or the data that they need are not there, or the
+        images cannot be masked so.
         """
         if self.is_settled:
             return
         if self.plan().needs_model:
-            _ = self.family
+            self._require_possible()
         conditions = self._made(replace(self._subject, measure=self._measured))
-        rows = [condition.row(self.run.name, self.id, self.told) for condition in conditions]
+        asked = self.asked["example"].to_list()
+        rows = [condition.row(self.run.name, self.id, self.told, asked) for condition in conditions]
         self.run.storage.create(self.path, tables.to_parquet(rows, tables.INTERVENTIONS))
 
     @cached_property
@@ -120,6 +127,8 @@ class Intervention:
         if not self.is_settled:
             raise VlmlakeError(f"the conditions of {self.id} are not settled yet")
         rows = tables.read(self.run.storage, [self.path], tables.INTERVENTIONS).to_pylist()
+        if any(row["settings"] != self.told for row in rows):
+            raise VlmlakeError(f"{self.path} of {self.run.storage.url} is that of another request: delete it")
         return distinct([Condition.of_row(row) for row in rows])
 
     def plan(self, done: Pairs | None = None) -> Plan:
@@ -155,6 +164,32 @@ class Intervention:
         """What the model takes for these rows. Raises VlmlakeError if their questions or images are others now."""
         options = dict(self.run.storage.options)
         return plan_again(self.run.record, self.family, rows.to_dicts(), self.settings.sources, options)
+
+    @cached_property
+    def asked_work(self) -> Work:
+        """That of the examples that are asked about. Raises VlmlakeError as `work` does."""
+        work = self.work(self.asked)
+        if tuple(work.batches) != self.batches:
+            raise VlmlakeError(f"the data of {self.run.name} make other batches than it has now")
+        return work
+
+    @cached_property
+    def masks(self) -> Masks:
+        """Raises VlmlakeError where patches cannot be chosen or covered."""
+        if not isinstance(self.request, Masking):
+            return {}
+        for size in {item.size for item in self.asked_work.items}:
+            self.family.seen_region(size)
+        return masks_of(self.run, self.asked["example"].to_list(), self.request)
+
+    def _require_possible(self) -> None:
+        longest = int((self.asked["prefix_tokens"] + self.asked["suffix_tokens"]).max() or 0)  # type: ignore[arg-type]
+        if longest + self.answer_tokens > self.family.longest_sequence:
+            raise VlmlakeError(
+                f"answers of {self.answer_tokens} tokens after prompts of {longest} are longer than the model's "
+                f"{self.family.longest_sequence} positions: lower --answer-tokens"
+            )
+        _ = self.asked_work, self.masks
 
     @property
     def _subject(self) -> Subject:

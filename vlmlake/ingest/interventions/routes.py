@@ -103,7 +103,7 @@ def plan_routes(
     ids = examples["example"].to_list()
     members: dict[tuple[str, int], list[tuple[Condition, int]]] = {}
     pairs = left = 0
-    for condition in conditions:
+    for condition in sorted(conditions, key=lambda one: one.kind == NONE):
         wanted = [one for one in ids if condition.concerns(one)]
         missing = sum((condition.id, one) not in done for one in wanted)
         pairs, left = pairs + len(wanted), left + missing
@@ -130,13 +130,14 @@ def _way(run: Run, condition: Condition, blocks: int, route: str) -> tuple[str, 
     if route == FULL:
         return FULL, 0
     there = algebra.is_possible(run, condition)
-    if route == ALGEBRA and not there:
+    exact = algebra.is_exact(run)
+    if route == ALGEBRA and not (there and exact):
         raise VlmlakeError(
             f"the set {condition.set} of {condition.kind} cannot take the route {ALGEBRA}: it needs an edit of what "
-            "the last block leaves, and a run that keeps readout_states (and mlp_write) there"
+            "the last block leaves, and a run of a float32 model that keeps readout_states (and mlp_write) there in "
+            "float32"
         )
-    whole = algebra.is_exact(run) and algebra.goes_on(condition)
-    if there and (route == ALGEBRA or (route == CHEAPEST and whole)):
+    if there and exact and (route == ALGEBRA or (route == CHEAPEST and algebra.goes_on(condition))):
         return ALGEBRA, blocks
     return SUFFIX, first_block(condition, blocks)
 
@@ -145,7 +146,7 @@ def _can_enter(run: Run, block: int, conditions: Sequence[Condition]) -> bool:
     """Whether what was stored is as good as what the blocks before would compute, for answers of one token. What an MLP
     wrote at every token is not stored.
     """
-    if not algebra.is_exact(run) or not keeps_streams(run, block) or block == run.record.identity["model"]["blocks"]:
+    if not keeps_streams(run, block) or block == run.record.identity["model"]["blocks"]:
         return False
     sites = {edit.site for condition in conditions for edit in condition.edits if edit.first_block == block}
     sites |= {str(condition.site) for condition in conditions if condition.kind == PATCH}

@@ -52,6 +52,8 @@ class BlockCall:
         ahead = self.stream.shape[1] - last
 
         def cut(name: str, value: torch.Tensor) -> torch.Tensor:
+            if name == "attention_mask" and value.ndim == 2:  # flash attention's, over keys alone
+                return value[:, : value.shape[1] - ahead]
             value = value.narrow(COLUMN_AXES[name], first, last - first)
             return value[..., : value.shape[-1] - ahead] if name == "attention_mask" else value
 

@@ -99,10 +99,6 @@ class Overlay:
             set_here = set_here & scope.where[..., None]
         return torch.where(set_here, values, stream)
 
-    def through(self, write: torch.Tensor, stream: torch.Tensor, scope: Scope) -> torch.Tensor:
-        """The stream after `write` was added to it, as it would be if the write had been edited."""
-        return stream + (self.on(write, scope) - write)
-
 
 def overlays(family: Family, conditions: Sequence[Edits]) -> dict[Place, Overlay]:
     """The conditions' edits by place.

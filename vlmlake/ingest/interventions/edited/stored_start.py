@@ -27,7 +27,9 @@ KEPT = ("hidden_states", "prefix_states")
 
 
 def keeps_streams(run: Run, block: int) -> bool:
-    """Whether the store has what enters a block, at every token."""
+    """Whether the store has just what enters a block, at every token."""
+    if run.record.stored_dtype not in ("float32", run.record.identity["model"]["dtype"]):
+        return False
     return {*KEPT} <= {*run.record.arrays} and block > 0 and block_label(block - 1) in run.record.layers
 
 

@@ -4,8 +4,8 @@ stream at the first changed block on.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
@@ -40,26 +40,34 @@ Positions = Literal["all", "prompt_last"]
 
 
 @dataclass(frozen=True)
+class Write:
+    """[rows, columns, hidden] each. Their sum leaves the block; in half precision neither can be told from that."""
+
+    onto: torch.Tensor
+    written: torch.Tensor
+
+
+@dataclass(frozen=True)
 class Part:
     """Some columns of a batch where a block is reached.
 
-    call: how it is called. seen: [rows, columns], bool, true where a token is. written: [rows, columns, hidden], what
-    the MLP before it wrote, where that is edited.
+    call: how it is called. seen: [rows, columns], bool, true where a token is. write: what the MLP before it wrote, and
+    onto what; None where no block is before, or the store does not tell.
     """
 
     call: BlockCall
     seen: torch.Tensor
-    written: torch.Tensor | None
+    write: Write | None
 
     def columns(self, first: int, last: int) -> Part:
         """Those from `first` up to `last`."""
-        written = None if self.written is None else self.written[:, first:last]
-        return Part(self.call.columns(first, last), self.seen[:, first:last], written)
+        write = None if self.write is None else Write(self.write.onto[:, first:last], self.write.written[:, first:last])
+        return Part(self.call.columns(first, last), self.seen[:, first:last], write)
 
     def chosen(self, places: torch.Tensor) -> Part:
         """These rows, each as often as it is named."""
-        written = None if self.written is None else self.written[places]
-        return Part(self.call.chosen(places), self.seen[places], written)
+        write = None if self.write is None else Write(self.write.onto[places], self.write.written[places])
+        return Part(self.call.chosen(places), self.seen[places], write)
 
 
 @dataclass(frozen=True)
@@ -87,8 +95,8 @@ class Changes:
         """The block's call with what was left before it edited."""
         stream = part.call.stream
         if (MLP_OUT, block - 1) in self.entering:
-            assert part.written is not None
-            stream = self.entering[MLP_OUT, block - 1].through(part.written, stream, scope)
+            assert part.write is not None
+            stream = part.write.onto + self.entering[MLP_OUT, block - 1].on(part.write.written, scope)
         if (RESID, block - 1) in self.entering:
             stream = self.entering[RESID, block - 1].on(stream, scope)
         return BlockCall(stream, part.call.keywords)
@@ -207,7 +215,7 @@ class Started:
 
     def part_of_step(self, ids: torch.Tensor, mask: torch.Tensor, positions: Any, cache: DynamicCache) -> Part:
         """One more token of some answers, run up to the block. ids: [rows, 1]. mask: [rows, columns], bool."""
-        with _writes_before(self.family, self.block) as written:
+        with _watched_write(self.family, self.block) as write:
             call = call_of_block(
                 self.family,
                 self.block,
@@ -216,7 +224,7 @@ class Started:
                 position_ids=positions,
                 **({"past_key_values": cache, "use_cache": True} if self.block else {"use_cache": False}),
             )
-        return Part(call, mask[:, -1:], written[-1] if written else None)
+        return Part(call, mask[:, -1:], write())
 
     def step(self, part: Part, changes: Changes, rows: Rows, positions: Positions, cache: DynamicCache) -> torch.Tensor:
         """The same token run on under each row's condition: logits [rows, vocab]; `cache` takes its keys and values."""
@@ -259,24 +267,25 @@ def start(family: Family, asked: Questions, block: int, shared: bool, room: int 
 def _part(family: Family, block: int, seen: torch.Tensor, arguments: dict[str, Any], cache: DynamicCache) -> Part:
     if block:
         arguments = {**arguments, "past_key_values": cache, "use_cache": True}
-    with _writes_before(family, block) as written:
+    with _watched_write(family, block) as write:
         call = call_of_block(family, block, **arguments)
-    return Part(call, seen, written[-1] if written else None)
+    return Part(call, seen, write())
 
 
 @contextmanager
-def _writes_before(family: Family, block: int) -> Iterator[list[torch.Tensor]]:
-    """What the MLP of the block before this one writes, as it runs."""
+def _watched_write(family: Family, block: int) -> Iterator[Callable[[], Write | None]]:
+    """What the MLP of the block before this one writes as it runs, and onto what."""
+    onto: list[torch.Tensor] = []
     written: list[torch.Tensor] = []
 
-    def keep(module: nn.Module, arguments: tuple[Any, ...], output: Any) -> None:
+    def before(module: nn.Module, arguments: tuple[Any, ...]) -> None:
+        onto.append(arguments[0])
+
+    def after(module: nn.Module, arguments: tuple[Any, ...], output: Any) -> None:
         written.append(output[0] if isinstance(output, tuple) else output)
 
-    if block == 0:
-        yield written
-        return
-    hook = family.mlps[block - 1].register_forward_hook(keep)
-    try:
-        yield written
-    finally:
-        hook.remove()
+    with ExitStack() as stack:
+        if block:
+            stack.callback(family.mlp_norms[block - 1].register_forward_pre_hook(before).remove)
+            stack.callback(family.mlps[block - 1].register_forward_hook(after).remove)
+        yield lambda: Write(onto[-1], written[-1]) if written else None

@@ -125,7 +125,7 @@ class Ablation:
         rankings = Rankings.of(subject.run, self.rule)
         layer = self.layer or rankings.layer(self.ranking, self.site)
         order = rankings.order(self.ranking, self.site, layer, width, self.seed)
-        sizes = [_size(size, width) for size in self.top]
+        sizes = list({k: (k, share) for k, share in reversed([_size(size, width) for size in self.top])}.values())[::-1]
         found = [*self._sets(subject, layer, order, sizes)]
         null = block_label(0) if self.null_layer is None else self.null_layer
         if null and null != layer:

@@ -22,6 +22,10 @@ POSITIONS = (ALL, PROMPT_LAST)
 ZERO, MEAN, DONOR, GRAY = "zero", "mean", "donor", "gray"
 
 
+APART = ("run", "intervention", "condition", "edits", "pairs", "examples", "settings")
+"""Columns of tables.INTERVENTIONS that are no plain field of a condition."""
+
+
 @dataclass(frozen=True, eq=False)
 class Condition:
     """One row of tables.INTERVENTIONS; fields as its columns.
@@ -71,13 +75,9 @@ class Condition:
             content |= {"positions": self.positions, "edits": [_edit_content(edit) for edit in self.edits]}
         return content
 
-    def row(self, run: str, intervention: str, settings: str) -> dict[str, Any]:
-        """Of tables.INTERVENTIONS."""
-        plain = {
-            name: getattr(self, name)
-            for name in tables.INTERVENTIONS.names
-            if name not in ("run", "intervention", "condition", "edits", "pairs", "settings")
-        }
+    def row(self, run: str, intervention: str, settings: str, examples: Sequence[str]) -> dict[str, Any]:
+        """Of tables.INTERVENTIONS. examples: those that the intervention asks about."""
+        plain = {name: getattr(self, name) for name in tables.INTERVENTIONS.names if name not in APART}
         return {
             "run": run,
             "intervention": intervention,
@@ -93,17 +93,14 @@ class Condition:
                 for edit in self.edits
             ],
             "pairs": [{"example": example, "donor": donor} for example, donor in self.pairs.items()],
+            "examples": list(examples) if self.kind == NONE else None,
             "settings": settings,
         }
 
     @classmethod
     def of_row(cls, row: Mapping[str, Any]) -> Condition:
         """Out of a row of tables.INTERVENTIONS."""
-        plain = {
-            name: row[name]
-            for name in tables.INTERVENTIONS.names
-            if name not in ("run", "intervention", "condition", "edits", "pairs", "settings")
-        }
+        plain = {name: row[name] for name in tables.INTERVENTIONS.names if name not in APART}
         edits = tuple(
             Edit(edit["site"], block_number(edit["layer"]), np.array(edit["neurons"]), np.array(edit["values"]))
             for edit in row["edits"]
