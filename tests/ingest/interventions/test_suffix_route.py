@@ -138,3 +138,12 @@ def test_as_many_rows_as_position_axes_are_told_apart():
     rows = torch.arange(3).repeat(2)
     again = BlockCall(torch.zeros(3, 5, 4), {"position_ids": places}).chosen(rows).keywords["position_ids"]
     assert torch.equal(again, torch.cat([places, places], dim=1))
+
+
+def test_a_mask_over_keys_alone_is_cut_at_the_keys():
+    """As flash attention takes it: [rows, keys], of a prefix of 13 tokens and 7 more."""
+    mask = torch.arange(3 * 20).view(3, 20)
+    call = BlockCall(torch.zeros(3, 7, 4), {"attention_mask": mask})
+    assert torch.equal(call.columns(6, 7).keywords["attention_mask"], mask)
+    assert torch.equal(call.columns(0, 6).keywords["attention_mask"], mask[:, :19])
+    assert torch.equal(call.chosen(torch.tensor([2, 0])).keywords["attention_mask"], mask[[2, 0]])
