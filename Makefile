@@ -11,13 +11,16 @@ export HF_HOME := $(CACHE)/huggingface
 export HF_HUB_OFFLINE := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test test-slow lint bench clean
 
 demo: $(VENV)/installed | $(TMPDIR)
 	$(BIN)/vlmlake demo
 
 test: $(VENV)/installed | $(TMPDIR)
 	$(BIN)/pytest
+
+test-slow: $(VENV)/installed | $(TMPDIR)
+	$(BIN)/pytest -m slow
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .

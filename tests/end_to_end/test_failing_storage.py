@@ -104,6 +104,7 @@ def write_and_read_naively(endpoint: str, url: str) -> None:
         fs.cat_file(f"{url}/{number}", start=0, end=100)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS.keys())
 def test_a_pass_outlives_an_object_store_that_fails_now_and_then(fault, s3, proxy, request, tiny_llava, scenes, whole):
     url = s3.bucket(f"faults-{request.node.name.partition('[')[2].strip(']').replace(' ', '-')}") + "/lake"

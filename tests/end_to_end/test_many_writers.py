@@ -151,6 +151,7 @@ def killed(worker: Pass, when: float, early: bool) -> None:
     worker.process.kill()
 
 
+@pytest.mark.slow
 def test_kills_of_three_workers_leave_no_bad_example(places, truth, tiny_llava, scenes):
     chance = random.Random(7)
     (urls, wanted), poller, kills, lakes = places, Poller(truth, seed=3), 0, 0
