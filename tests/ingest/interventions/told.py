@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import polars as pl
@@ -14,7 +14,7 @@ from vlmlake import open_lake
 from vlmlake.ingest.interventions.edited.edits import Edit
 from vlmlake.ingest.interventions.outcomes import present
 from vlmlake.ingest.interventions.requests.conditions import ABLATE, ALL, Condition, block_number
-from vlmlake.ingest.interventions.requests.subject import Subject, chosen_examples, without_images_of
+from vlmlake.ingest.interventions.requests.subject import Request, Subject, chosen_examples, without_images_of
 from vlmlake.store_schema.run import Run
 
 NUMBERS = ("first_log_prob", "first_gap", "first_logit", "gold_logit", "margin", "yes_minus_no")
@@ -22,8 +22,10 @@ SAID = ("condition", "example", "answer", "answer_tokens", "token_ids", "finish"
 
 
 @dataclass(frozen=True)
-class Drawn:
+class Drawn(Request):
     """Set coordinates that are drawn to values that are drawn, one condition for each strength."""
+
+    kind: ClassVar[str] = ABLATE
 
     site: str
     layer: str
@@ -31,17 +33,6 @@ class Drawn:
     strengths: tuple[float, ...] = (0.0, 2.0, 8.0, 60.0)
     count: int = 24
     seed: int = 0
-
-    @property
-    def kind(self) -> str:
-        return ABLATE
-
-    def examples(self, run: Run, given: Sequence[str] | None) -> tuple[pl.DataFrame, pl.DataFrame]:
-        rows = chosen_examples(run, given)
-        return rows, rows.clear()
-
-    def facts(self, subject: Subject) -> Mapping[str, Any]:
-        return {}
 
     def conditions(self, subject: Subject) -> tuple[Condition, ...]:
         rng = np.random.default_rng(self.seed)
@@ -56,7 +47,7 @@ class Drawn:
 
 
 @dataclass(frozen=True)
-class Together:
+class Together(Request):
     """The conditions of several requests at once, whose positions are the same."""
 
     requests: tuple[Any, ...]
@@ -69,29 +60,17 @@ class Together:
         rows = chosen_examples(run, given)
         return rows, without_images_of(run.examples(), rows)
 
-    def facts(self, subject: Subject) -> Mapping[str, Any]:
-        return {}
-
     def conditions(self, subject: Subject) -> tuple[Condition, ...]:
         return tuple(condition for request in self.requests for condition in request.conditions(subject))
 
 
 @dataclass(frozen=True)
-class Towards:
+class Towards(Request):
     """Make the residual stream after the last block such that one token comes first."""
 
+    kind: ClassVar[str] = ABLATE
+
     token: int
-
-    @property
-    def kind(self) -> str:
-        return ABLATE
-
-    def examples(self, run: Run, given: Sequence[str] | None) -> tuple[pl.DataFrame, pl.DataFrame]:
-        rows = chosen_examples(run, given)
-        return rows, rows.clear()
-
-    def facts(self, subject: Subject) -> Mapping[str, Any]:
-        return {}
 
     def conditions(self, subject: Subject) -> tuple[Condition, ...]:
         data = subject.run.dataset()

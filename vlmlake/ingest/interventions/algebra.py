@@ -69,15 +69,14 @@ class Weights:
     ends: frozenset[int]
 
     @classmethod
-    def of(cls, run: Run) -> Weights:
+    def of(cls, run: Run, ends: frozenset[int]) -> Weights:
         """Those that the run stored, in memory."""
         data = run.dataset()
-        stopped = run.examples().filter(pl.col("finish") == "stop")["token_ids"]
         return cls(
             data["final_norm"].values.astype(np.float32),
             float(run.record.final_norm["epsilon"]),
             data["unembedding"].values.astype(np.float32),
-            frozenset(stopped.list.last().to_list()),
+            ends,
         )
 
 

@@ -17,11 +17,12 @@ from vlmlake.ingest.interventions.edited.stored_start import start_from_store
 from vlmlake.ingest.interventions.edited.suffix import Positions, Started, start
 from vlmlake.ingest.interventions.intervention import Intervention
 from vlmlake.ingest.interventions.masks.masked import masked_questions
-from vlmlake.ingest.interventions.requests.conditions import MASK, PATCH, PROMPT_LAST, Condition
+from vlmlake.ingest.interventions.requests.conditions import MASK, PATCH, Condition
 from vlmlake.ingest.interventions.requests.patching import donated
 from vlmlake.ingest.interventions.routes import FULL, Group
 from vlmlake.ingest.work import Work
 from vlmlake.store_schema.batches import Batch
+from vlmlake.store_schema.schema import PROMPT_LAST
 
 MEMORY = {"cpu": 2**30, "cuda": 2**34}
 """Bytes that a stack of conditions may take, about, by the type of the device."""
@@ -92,10 +93,12 @@ class Asking:
 
     def _masked(self, conditions: Sequence[Condition]) -> Iterator[Said]:
         """The questions about masked images, several conditions' in one batch."""
+        if not conditions:
+            return
         family, limit = self.intervention.family, self.intervention.answer_tokens
         items = [self.work.items[item] for item in self.batch.examples]
-        opened = {item.image_sha256: open_image(item.source, item.image_sha256) for item in items} if conditions else {}
-        images = [opened[item.image_sha256] for item in items] if conditions else []
+        opened = {item.image_sha256: open_image(item.source, item.image_sha256) for item in items}
+        images = [opened[item.image_sha256] for item in items]
         for stack in self._stacks(conditions, 0):
             masks = [self.intervention.masks[condition.set, condition.member] for condition in stack]
             patches = [mask[self.work.examples[item.examples[0]].id] for mask in masks for item in items]

@@ -14,12 +14,13 @@ from vlmlake.answers.spellings import Vocabulary
 from vlmlake.ingest.interventions.algebra import Weights, answers_from_store
 from vlmlake.ingest.interventions.batch import Asking
 from vlmlake.ingest.interventions.intervention import Intervention, Settings
-from vlmlake.ingest.interventions.outcomes import Outcomes, Reader, part_path, present
+from vlmlake.ingest.interventions.outcomes import Outcomes, Reader, present
 from vlmlake.ingest.interventions.requests.conditions import Condition, unchanged
 from vlmlake.ingest.interventions.requests.subject import Request
 from vlmlake.ingest.interventions.routes import ALGEBRA, SUFFIX, Group, Plan
 from vlmlake.ingest.interventions.texts import StoredTexts, Texts, TokenizerTexts
 from vlmlake.ingest.loader import load_ahead
+from vlmlake.store_schema import paths
 from vlmlake.store_schema.batches import Batch
 from vlmlake.store_schema.index import refresh_index
 from vlmlake.store_schema.lake import open_lake
@@ -129,7 +130,8 @@ class _Pass:
         if not todo:
             return
         run, limit = self.intervention.run, self.intervention.answer_tokens
-        texts, weights = StoredTexts(run), Weights.of(run)
+        texts = StoredTexts(run)
+        weights = Weights.of(run, texts.ends)
         for batch, conditions in todo:
             rows, outcomes = self.intervention.questions[list(batch.examples)], self._outcomes(texts, batch)
             for said in answers_from_store(run, weights, conditions, rows, limit):
@@ -188,7 +190,7 @@ class _Pass:
     def _keep(self, batch: Batch, outcomes: Outcomes) -> None:
         if len(outcomes):
             part = f"{batch.number:06d}-{fingerprint(sorted(outcomes.keys))[:12]}"
-            path = part_path(self.intervention.id, self.intervention.run.name, part)
+            path = paths.finding("outcomes", self.intervention.id, self.intervention.run.name, part)
             self.intervention.run.storage.write(path, outcomes.encoded())
             self.done.update(outcomes.keys)
             self.computed += len(outcomes)

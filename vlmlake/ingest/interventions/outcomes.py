@@ -17,12 +17,10 @@ from vlmlake.answers.spellings import NONE, Vocabulary
 from vlmlake.errors import VlmlakeError
 from vlmlake.ingest.interventions.requests.conditions import Condition
 from vlmlake.ingest.interventions.texts import Texts
-from vlmlake.store_schema import paths, tables
-from vlmlake.store_schema.index import listed_index
+from vlmlake.store_schema import tables
 from vlmlake.store_schema.run import Run
 
 RIGHT, WRONG, UNPARSED = "right", "wrong", "unparsed"
-TABLE = "outcomes"
 
 
 @dataclass(frozen=True)
@@ -164,12 +162,4 @@ def _numbers(logits: torch.Tensor, asked: Asked, vocabulary: Vocabulary) -> Mapp
 
 def present(run: Run) -> pl.DataFrame:
     """The outcomes of a run that are there, each condition and example once."""
-    files = listed_index(run.storage).of(TABLE)
-    own = [path for path in files if path.split("/")[2] == run.name]
-    rows = tables.frame(tables.read(run.storage, own, tables.OUTCOMES))
-    return rows.unique(["condition", "example"], keep="first", maintain_order=True)
-
-
-def part_path(intervention: str, run: str, part: str) -> str:
-    """Where some of an intervention's outcomes lie."""
-    return paths.finding(TABLE, intervention, run, part)
+    return run.findings("outcomes").unique(["condition", "example"], keep="first", maintain_order=True)

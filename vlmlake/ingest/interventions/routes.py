@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import polars as pl
@@ -15,14 +14,14 @@ from vlmlake.ingest.families import FAMILIES
 from vlmlake.ingest.interventions import algebra
 from vlmlake.ingest.interventions.edited.edits import AFTER_BLOCK, MLP_OUT
 from vlmlake.ingest.interventions.edited.stored_start import keeps_streams
-from vlmlake.ingest.interventions.requests.conditions import MASK, NONE, PATCH, PROMPT_LAST, Condition, block_number
+from vlmlake.ingest.interventions.requests.conditions import MASK, NONE, PATCH, Condition, block_number
 from vlmlake.store_schema.batches import Batch, Lengths, plan_batches
 from vlmlake.store_schema.run import Run
+from vlmlake.store_schema.schema import PROMPT_LAST
 
 ALGEBRA, SUFFIX, FULL = "algebra", "suffix", "full"
 CHEAPEST = "auto"
 ROUTES = (CHEAPEST, ALGEBRA, SUFFIX, FULL)
-Route = Literal["algebra", "suffix", "full"]
 
 Pairs = AbstractSet[tuple[str, str]]
 """Ids of conditions and examples."""

@@ -54,7 +54,8 @@ def answer(started: Started, conditions: Sequence[Edits], positions: Positions, 
 class _Running:
     """The answers that have not ended. places: among all, conditions one after another; tokens: their last; rows: their
     conditions and questions. before: keys and values of the blocks that no condition changes, a row for each question
-    and distinct beginning of an answer; path: the row of each answer. after: of the blocks that conditions change.
+    and distinct beginning of an answer, `beginnings` of them; path: the row of each answer. after: of the blocks that
+    conditions change.
     """
 
     ends: torch.Tensor
@@ -67,6 +68,7 @@ class _Running:
     path: torch.Tensor
     after: DynamicCache | None
     said: int = 1
+    beginnings: int = 0
 
     @classmethod
     def of(
@@ -104,10 +106,10 @@ class _Running:
         """The next token of each, [answers]."""
         begun = torch.stack([self.path, self.tokens], dim=1)
         distinct, self.path = torch.unique(begun, dim=0, return_inverse=True)
-        if self.said == 1 or not torch.equal(distinct[:, 0], torch.arange(self._beginnings, device=distinct.device)):
+        if self.said == 1 or not torch.equal(distinct[:, 0], torch.arange(self.beginnings, device=distinct.device)):
             room = self.limit - self.said
             self.before = with_room(self.before, distinct[:, 0].tolist(), room) if started.block else self.before
-        self._beginnings = len(distinct)
+        self.beginnings = len(distinct)
         question = torch.empty(len(distinct), dtype=torch.long, device=distinct.device)
         question[self.path] = self.rows.question
         mask = torch.nn.functional.pad(started.seen[question], (0, self.said), value=True)
@@ -123,5 +125,3 @@ class _Running:
         places = np.array([prompt.next_position + self.said - 1 for prompt in prompts])
         axes = len(started.asked.prompts[0].positions)
         return position_ids(started.family, np.broadcast_to(places[None, :, None], (axes, len(places), 1)))
-
-    _beginnings: int = 0

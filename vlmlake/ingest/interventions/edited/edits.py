@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -128,31 +129,35 @@ def edited(family: Family, changes: Mapping[Place, Overlay], scope: Callable[[],
     """Make the changes in every forward inside the block. scope: asked when a part of the model has run; none where
     nothing is edited in this forward.
     """
+
+    def change(overlay: Overlay, stream: torch.Tensor) -> torch.Tensor | None:
+        now = scope()
+        return None if now is None else overlay.on(stream, now)
+
     with ExitStack() as stack:
         for place, overlay in changes.items():
-            stack.callback(_hooked(family, place, overlay, scope))
+            stack.callback(hooked(family, place, partial(change, overlay)))
         yield
 
 
-def _hooked(family: Family, place: Place, overlay: Overlay, scope: Callable[[], Scope | None]) -> Callable[[], None]:
-    """Hook the module of a place; what takes the hook away."""
+def hooked(family: Family, place: Place, passing: Callable[[torch.Tensor], torch.Tensor | None]) -> Callable[[], None]:
+    """Show what passes a place, [rows, columns, width], in every forward from now on; what it gives back, if anything,
+    goes on in its stead. Returns what ends that.
+    """
     site, block = place
 
     def after(module: nn.Module, arguments: tuple[Any, ...], output: Any) -> Any:
-        now = scope()
-        if now is None:
-            return None
-        if isinstance(output, tuple):
-            return (overlay.on(output[0], now), *output[1:])
-        return overlay.on(output, now)
+        if not isinstance(output, tuple):
+            return passing(output)
+        changed = passing(output[0])
+        return None if changed is None else (changed, *output[1:])
 
     def before(module: nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, ...] | None:
-        now = scope()
-        return None if now is None else (overlay.on(arguments[0], now), *arguments[1:])
+        changed = passing(arguments[0])
+        return None if changed is None else (changed, *arguments[1:])
 
     if site == HEAD_OUT:
-        projection = family.head_projections[block]
-        return projection.register_forward_pre_hook(before).remove
+        return family.head_projections[block].register_forward_pre_hook(before).remove
     modules = {RESID: family.blocks, MLP_OUT: family.mlps, ATTN_OUT: family.attentions}[site]
     return modules[block].register_forward_hook(after).remove
 

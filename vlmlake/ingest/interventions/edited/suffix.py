@@ -32,6 +32,7 @@ from vlmlake.ingest.interventions.edited.edits import (
     Rows,
     Scope,
     edited,
+    hooked,
     overlays,
 )
 
@@ -64,6 +65,10 @@ class Part:
         write = None if self.write is None else Write(self.write.onto[:, first:last], self.write.written[:, first:last])
         return Part(self.call.columns(first, last), self.seen[:, first:last], write)
 
+    def without_write(self) -> Part:
+        """The same where no MLP is edited: what it wrote need not be copied for every condition."""
+        return Part(self.call, self.seen, None)
+
     def chosen(self, places: torch.Tensor) -> Part:
         """These rows, each as often as it is named."""
         write = None if self.write is None else Write(self.write.onto[places], self.write.written[places])
@@ -90,6 +95,11 @@ class Changes:
         entering = {place: one for place, one in found.items() if place[0] in AFTER_BLOCK and place[1] == block - 1}
         within = {place: one for place, one in found.items() if place not in entering}
         return cls(entering, within, len(conditions))
+
+    def rows_of(self, part: Part, places: torch.Tensor) -> Part:
+        """These rows of a part, with what they take."""
+        edits_write = any(site == MLP_OUT for site, _ in self.entering)
+        return (part if edits_write else part.without_write()).chosen(places)
 
     def entered(self, part: Part, block: int, scope: Scope) -> BlockCall:
         """The block's call with what was left before it edited."""
@@ -167,7 +177,7 @@ class Started:
         """No block runs any more, so that no other token counts."""
         rows = Rows.stacked(changes.number, self.questions, self.seen.device)
         width = self.suffix.seen.shape[1]
-        last = self.suffix.columns(width - 1, width).chosen(rows.question)
+        last = changes.rows_of(self.suffix.columns(width - 1, width), rows.question)
         return changes.entered(last, self.block, Scope(rows)).stream[:, -1]
 
     def _all_tokens(self, changes: Changes, where: torch.Tensor | None) -> Prompted:
@@ -175,7 +185,7 @@ class Started:
         cache = DynamicCache() if self.prefix is None else self._cache_of_prefix(changes, changes.number)
         rows = Rows.stacked(changes.number, self.questions, self.seen.device)
         scope = Scope(rows, None if where is None else where[rows.question])
-        return self._run(self.suffix.chosen(rows.question), changes, scope, cache)
+        return self._run(changes.rows_of(self.suffix, rows.question), changes, scope, cache)
 
     def _last_token(self, changes: Changes) -> Prompted:
         """None of the other tokens sees the last."""
@@ -184,7 +194,7 @@ class Started:
         cache = DynamicCache()
         if width > 1 or self.prefix is not None:
             cache = with_room(self._before_last, rows.question.tolist(), 1 + self.room, self.block)
-        last = self.suffix.columns(width - 1, width).chosen(rows.question)
+        last = changes.rows_of(self.suffix.columns(width - 1, width), rows.question)
         return self._run(last, changes, Scope(rows), cache)
 
     @cached_property
@@ -209,7 +219,7 @@ class Started:
         if changes is None:
             run_from(self.family, self.block, self.prefix.call, cache)
         else:
-            self._run(self.prefix.chosen(rows.question), changes, Scope(rows), cache)
+            self._run(changes.rows_of(self.prefix, rows.question), changes, Scope(rows), cache)
         places = [number * images + prefix for number in range(times) for prefix in self.asked.prefix_of]
         return with_room(cache, places, self.suffix.seen.shape[1] + self.room, self.block)
 
@@ -281,11 +291,8 @@ def _watched_write(family: Family, block: int) -> Iterator[Callable[[], Write | 
     def before(module: nn.Module, arguments: tuple[Any, ...]) -> None:
         onto.append(arguments[0])
 
-    def after(module: nn.Module, arguments: tuple[Any, ...], output: Any) -> None:
-        written.append(output[0] if isinstance(output, tuple) else output)
-
     with ExitStack() as stack:
         if block:
             stack.callback(family.mlp_norms[block - 1].register_forward_pre_hook(before).remove)
-            stack.callback(family.mlps[block - 1].register_forward_hook(after).remove)
+            stack.callback(hooked(family, (MLP_OUT, block - 1), written.append))
         yield lambda: Write(onto[-1], written[-1]) if written else None

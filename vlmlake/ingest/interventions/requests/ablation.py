@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import polars as pl
@@ -27,6 +27,7 @@ from vlmlake.ingest.interventions.requests.conditions import (
 from vlmlake.ingest.interventions.requests.controls import matched_sets
 from vlmlake.ingest.interventions.requests.rankings import ANALYSIS, NEXT, Rankings
 from vlmlake.ingest.interventions.requests.subject import (
+    Request,
     Subject,
     chosen_examples,
     examples_and_spare,
@@ -41,7 +42,7 @@ SIZES: tuple[int | float, ...] = (1, 5, 10, 50, 0.5)
 
 
 @dataclass(frozen=True)
-class Ablation:
+class Ablation(Request):
     """Ablate neurons of one block and score the answers (arXiv 2605.08200; methods of the study).
 
     ranking: of `analyze neurons`: l1, d_act, auroc or attribution. site: resid, mlp_out, attn_out or head_out. layer:
@@ -52,6 +53,8 @@ class Ablation:
     ranked, `zero` to 0. positions: `all` tokens, the answer's too, or `prompt_last`. neurons: coordinates to ablate in
     place of a ranking's. rule: the label rule of the ranking. seed: of the controls and what else is drawn.
     """
+
+    kind: ClassVar[str] = ABLATE
 
     ranking: str = "l1"
     site: str = "resid"
@@ -83,18 +86,13 @@ class Ablation:
         if self.neurons and self.layer is None:
             raise VlmlakeError("neurons are given without the layer they are in: name it, as in --layer block_31")
 
-    @property
-    def kind(self) -> str:
-        return ABLATE
-
     def examples(self, run: Run, given: Sequence[str] | None) -> tuple[pl.DataFrame, pl.DataFrame]:
         """Those of the images that the rankings left out, unless they are given; and those that ranked.
 
         Raises VlmlakeError if given ones are of images that ranked, naming these.
         """
         if self.neurons and not self._measures:
-            rows = chosen_examples(run, given)
-            return rows, rows.clear()
+            return super().examples(run, given)
         if self.neurons:
             return examples_and_spare(run, given, self.seed)
         rankings = Rankings.of(run, self.rule)

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import ClassVar
 
 import numpy as np
-import polars as pl
 
 from vlmlake.errors import VlmlakeError
 from vlmlake.ingest.interventions.edited.edits import ATTN_OUT, MLP_OUT, Edit
@@ -20,20 +18,21 @@ from vlmlake.ingest.interventions.requests.conditions import (
     block_label,
     block_number,
 )
-from vlmlake.ingest.interventions.requests.subject import Subject, chosen_examples
-from vlmlake.store_schema.run import Run
+from vlmlake.ingest.interventions.requests.subject import Request, Subject
 
 PARTS = {"attention": (ATTN_OUT,), "mlp": (MLP_OUT,), "block": (ATTN_OUT, MLP_OUT)}
 """What each leaves out."""
 
 
 @dataclass(frozen=True)
-class Bypass:
+class Bypass(Request):
     """Take the writes of blocks away, one block and part at a time.
 
     parts: of PARTS: `attention`, `mlp`, or `block` for both. layers: blocks by label, all of them unless given.
     positions: `all` tokens or `prompt_last`.
     """
+
+    kind: ClassVar[str] = BYPASS
 
     parts: tuple[str, ...] = tuple(PARTS)
     layers: tuple[str, ...] = ()
@@ -47,18 +46,6 @@ class Bypass:
             raise VlmlakeError(f"positions is {self.positions}, expected one of {', '.join(POSITIONS)}")
         for layer in self.layers:
             block_number(layer)
-
-    @property
-    def kind(self) -> str:
-        return BYPASS
-
-    def examples(self, run: Run, given: Sequence[str] | None) -> tuple[pl.DataFrame, pl.DataFrame]:
-        """All, unless they are given."""
-        rows = chosen_examples(run, given)
-        return rows, rows.clear()
-
-    def facts(self, subject: Subject) -> Mapping[str, Any]:
-        return {}
 
     def conditions(self, subject: Subject) -> tuple[Condition, ...]:
         """One for each block and part."""

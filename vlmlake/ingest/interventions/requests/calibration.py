@@ -5,15 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import polars as pl
 import torch
-from torch import nn
 
 from vlmlake.ingest.families.base import Family
-from vlmlake.ingest.interventions.edited.edits import AFTER_BLOCK, ATTN_OUT, HEAD_OUT, MLP_OUT, RESID, Place
+from vlmlake.ingest.interventions.edited.edits import ATTN_OUT, MLP_OUT, RESID, Place, hooked
 from vlmlake.ingest.interventions.edited.suffix import start
 from vlmlake.ingest.interventions.requests.conditions import ALL, block_label
 from vlmlake.ingest.loader import load_ahead
@@ -102,12 +100,10 @@ def _add(sums: _Sums, values: np.ndarray, lengths: np.ndarray, weights: np.ndarr
 
 def of_model(family: Family, work: Work, place: Place, positions: str) -> Activations:
     """The same of the questions of `work`, by running the model as far as the site."""
-    site, block = place
     sums = _Sums()
-    first = block + 1 if site in AFTER_BLOCK else min(block + 1, len(family.blocks))
     for _, asked in load_ahead(work, family, range(len(work.batches))):
         with _watched(family, place) as seen_there:
-            started = start(family, asked, first, work.shared)
+            started = start(family, asked, place[1] + 1, work.shared)
         *_, last = seen_there
         if positions != ALL:
             sums.add(last[:, -1], np.ones(len(last)))
@@ -125,24 +121,13 @@ def of_model(family: Family, work: Work, place: Place, positions: str) -> Activa
 @contextmanager
 def _watched(family: Family, place: Place) -> Iterator[list[np.ndarray]]:
     """What passes a site in each forward, [rows, columns, width], float32."""
-    site, block = place
     kept: list[np.ndarray] = []
 
     def keep(stream: torch.Tensor) -> None:
         kept.append(stream.detach().float().cpu().numpy())
 
-    def after(module: nn.Module, arguments: tuple[Any, ...], output: Any) -> None:
-        keep(output[0] if isinstance(output, tuple) else output)
-
-    def before(module: nn.Module, arguments: tuple[Any, ...]) -> None:
-        keep(arguments[0])
-
-    if site == HEAD_OUT:
-        hook = family.head_projections[block].register_forward_pre_hook(before)
-    else:
-        modules = {RESID: family.blocks, MLP_OUT: family.mlps, ATTN_OUT: family.attentions}[site]
-        hook = modules[block].register_forward_hook(after)
+    unhook = hooked(family, place, keep)
     try:
         yield kept
     finally:
-        hook.remove()
+        unhook()

@@ -15,9 +15,10 @@ from vlmlake.errors import VlmlakeError
 from vlmlake.ingest.interventions.edited.edits import Edit
 from vlmlake.store_schema import tables
 from vlmlake.store_schema.run_record import fingerprint
+from vlmlake.store_schema.schema import PROMPT_LAST
 
 NONE, ABLATE, HEADS, BYPASS, PATCH, MASK = "none", "ablate", "heads", "bypass", "patch", "mask"
-ALL, PROMPT_LAST = "all", "prompt_last"
+ALL = "all"
 POSITIONS = (ALL, PROMPT_LAST)
 ZERO, MEAN, DONOR, GRAY = "zero", "mean", "donor", "gray"
 

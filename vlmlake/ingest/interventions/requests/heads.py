@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import ClassVar
 
 import numpy as np
 import polars as pl
@@ -13,12 +13,12 @@ from vlmlake.errors import VlmlakeError
 from vlmlake.ingest.interventions.edited.edits import HEAD_OUT, Edit
 from vlmlake.ingest.interventions.requests.ablation import MODES
 from vlmlake.ingest.interventions.requests.conditions import ALL, HEADS, MEAN, POSITIONS, ZERO, Condition, block_number
-from vlmlake.ingest.interventions.requests.subject import Subject, chosen_examples, examples_and_spare
+from vlmlake.ingest.interventions.requests.subject import Request, Subject, examples_and_spare
 from vlmlake.store_schema.run import Run
 
 
 @dataclass(frozen=True)
-class HeadAblation:
+class HeadAblation(Request):
     """Set the output of attention heads, one at a time, before it is projected onto the residual stream.
 
     layer: the block, by label. heads: their numbers, all of the block unless given. mode: `zero`, or `mean`, what the
@@ -26,6 +26,8 @@ class HeadAblation:
 
     Method: zero and mean ablation of heads as in Michel et al. 2019 (Are Sixteen Heads Really Better than One?).
     """
+
+    kind: ClassVar[str] = HEADS
 
     layer: str
     heads: tuple[int, ...] = ()
@@ -39,19 +41,11 @@ class HeadAblation:
             if getattr(self, name) not in known:
                 raise VlmlakeError(f"{name} is {getattr(self, name)}, expected one of {', '.join(known)}")
 
-    @property
-    def kind(self) -> str:
-        return HEADS
-
     def examples(self, run: Run, given: Sequence[str] | None) -> tuple[pl.DataFrame, pl.DataFrame]:
         """All, unless they are given; with means half of the images, which are then measured on the other half."""
         if self.mode == MEAN:
             return examples_and_spare(run, given, self.seed)
-        rows = chosen_examples(run, given)
-        return rows, rows.clear()
-
-    def facts(self, subject: Subject) -> Mapping[str, Any]:
-        return {}
+        return super().examples(run, given)
 
     def conditions(self, subject: Subject) -> tuple[Condition, ...]:
         """One for each head."""

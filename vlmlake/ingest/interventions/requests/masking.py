@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, cast, get_args
-
-import polars as pl
+from typing import ClassVar, Literal, cast, get_args
 
 from vlmlake.errors import NotKeptError, UnknownNameError, VlmlakeError
 from vlmlake.ingest.interventions.requests.conditions import GRAY, MASK, Condition
-from vlmlake.ingest.interventions.requests.subject import Subject, chosen_examples
+from vlmlake.ingest.interventions.requests.subject import Request, Subject
 from vlmlake.store_schema.run import Run
 from vlmlake.store_schema.schema import EMBED
 
@@ -44,13 +41,15 @@ DEFAULT_SETS = (MaskSet(HIGH), MaskSet(LOW), MaskSet(RANDOM, RANDOM_MEMBERS))
 
 
 @dataclass(frozen=True)
-class Masking:
+class Masking(Request):
     """The request.
 
     share: of an image's patches that are covered, above 0 and at most 1; their number is rounded down. sets: each once.
     layer: whose attention ranks the patches, a label as `block_31`; None for the last that the run keeps. reduction: of
     its heads. seed: of the random sets.
     """
+
+    kind: ClassVar[str] = MASK
 
     share: float = 0.3
     sets: tuple[MaskSet, ...] = DEFAULT_SETS
@@ -64,18 +63,6 @@ class Masking:
         names = [one.name for one in self.sets]
         if not names or len(set(names)) != len(names):
             raise VlmlakeError(f"sets of patches are {', '.join(names) or 'none'}: expected at least one, each once")
-
-    @property
-    def kind(self) -> str:
-        return MASK
-
-    def examples(self, run: Run, given: Sequence[str] | None) -> tuple[pl.DataFrame, pl.DataFrame]:
-        """All, unless they are given."""
-        rows = chosen_examples(run, given)
-        return rows, rows.clear()
-
-    def facts(self, subject: Subject) -> Mapping[str, Any]:
-        return {}
 
     def conditions(self, subject: Subject) -> tuple[Condition, ...]:
         """One for each set and member."""

@@ -4,9 +4,9 @@ answer holds at a layer is put in the place of the other's.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import ClassVar
 
 import numpy as np
 import polars as pl
@@ -17,12 +17,12 @@ from vlmlake.ingest.interventions.edited.edits import ATTN_OUT, MLP_OUT, RESID, 
 from vlmlake.ingest.interventions.requests.conditions import (
     DONOR,
     PATCH,
-    PROMPT_LAST,
     Condition,
     block_number,
 )
-from vlmlake.ingest.interventions.requests.subject import Subject, chosen_examples
+from vlmlake.ingest.interventions.requests.subject import Request, Subject, chosen_examples
 from vlmlake.store_schema.run import Run
+from vlmlake.store_schema.schema import EMBED, PROMPT_LAST
 
 INTO_RIGHT, INTO_WRONG = "into_right", "into_wrong"
 ARRAYS = {RESID: "readout_states", MLP_OUT: "mlp_write", ATTN_OUT: "attn_write"}
@@ -30,7 +30,7 @@ ARRAYS = {RESID: "readout_states", MLP_OUT: "mlp_write", ATTN_OUT: "attn_write"}
 
 
 @dataclass(frozen=True)
-class Patching:
+class Patching(Request):
     """Patch activations between pairs of examples that ask about one image, one right and one wrong, whose answers
     differ: each question is in one pair at most.
 
@@ -39,6 +39,8 @@ class Patching:
 
     Method: activation patching (Vig et al. 2020; Meng et al. 2022, causal tracing), at prompt_last.
     """
+
+    kind: ClassVar[str] = PATCH
 
     site: str = RESID
     layers: tuple[str, ...] = ()
@@ -50,10 +52,6 @@ class Patching:
             raise VlmlakeError(f"site is {self.site}, expected one of {', '.join(ARRAYS)}")
         for layer in self.layers:
             block_number(layer)
-
-    @property
-    def kind(self) -> str:
-        return PATCH
 
     def examples(self, run: Run, given: Sequence[str] | None) -> tuple[pl.DataFrame, pl.DataFrame]:
         """Those in a pair, of all or of those given.
@@ -70,12 +68,9 @@ class Patching:
         both = {example for pair in pairs for example in pair}
         return rows.filter(pl.col("example").is_in(both)), rows.clear()
 
-    def facts(self, subject: Subject) -> Mapping[str, Any]:
-        return {}
-
     def conditions(self, subject: Subject) -> tuple[Condition, ...]:
         """For each layer one that patches into right answers, and one into wrong ones."""
-        kept = [label for label in subject.run.record.layers if label.startswith("block_")]
+        kept = [label for label in subject.run.record.layers if label != EMBED]
         if ARRAYS[self.site] not in subject.run.record.arrays:
             raise NotKeptError(
                 f"run {subject.run.name} keeps no {ARRAYS[self.site]}: run `vlmlake extract` with a plan that has it"

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, ClassVar
 
 import polars as pl
 
@@ -52,28 +53,27 @@ class Subject:
             raise VlmlakeError(f"{self.run.name} has no layer {layer}: its blocks are {labels[0]} to {labels[-1]}")
 
 
-class Request(Protocol):
-    """What is asked for: a frozen dataclass of plain values."""
+class Request(ABC):
+    """What is asked for: a frozen dataclass of plain values. kind: one of conditions' kinds."""
 
-    @property
-    def kind(self) -> str:
-        """One of conditions' kinds."""
-        ...
+    kind: ClassVar[str]
 
     def examples(self, run: Run, given: Sequence[str] | None) -> tuple[pl.DataFrame, pl.DataFrame]:
-        """The examples that are asked about, and those of other images. given: ids, or none for the usual ones.
+        """The examples that are asked about, and those of other images, where activations are measured. given: ids, or
+        none for the usual ones: all.
 
         Raises VlmlakeError for examples that must not be asked about, or that are not there.
         """
-        ...
+        rows = chosen_examples(run, given)
+        return rows, rows.clear()
 
     def facts(self, subject: Subject) -> Mapping[str, Any]:
         """What beside the request and the examples decides the conditions, as JSON values."""
-        ...
+        return {}
 
+    @abstractmethod
     def conditions(self, subject: Subject) -> tuple[Condition, ...]:
         """All but the model as it is. Raises VlmlakeError for what the run or the model does not have."""
-        ...
 
 
 def chosen_examples(run: Run, given: Sequence[str] | None) -> pl.DataFrame:
