@@ -1,0 +1,61 @@
+"""What the scans of a statement select, what that costs to fetch, and where it is too much."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from vlmlake.errors import VlmlakeError
+from vlmlake.store_schema.sizes import size_in_words
+
+LIMIT = 2 * 2**30
+"""Bytes that a statement may fetch of arrays unless it is said otherwise."""
+
+
+class TooMuchError(VlmlakeError):
+    """A statement would fetch more than its limit; nothing was fetched."""
+
+
+@dataclass(frozen=True)
+class ScanFacts:
+    """One scan of a relation. rows: whose values it reads, before conditions on values; chunks: of the arrays' chunks
+    that it decodes, of chunks_there that the visible batches have room for; bytes: encoded; requests: for them, and for
+    indexes of shards that were not known yet.
+    """
+
+    relation: str
+    rows: int
+    chunks: int
+    chunks_there: int
+    bytes: int
+    requests: int
+
+
+@dataclass
+class Meter:
+    """Shared by the scans of one connection. limit: bytes, none for no limit. reads: whether scans read at all; one that
+    does not only says what it would, and has no rows. together: whether the limit is on all scans since `begin`, in
+    place of each by itself.
+    """
+
+    limit: int | None = LIMIT
+    reads: bool = True
+    together: bool = False
+    scans: list[ScanFacts] = field(default_factory=list)
+
+    def begin(self, reads: bool = True) -> None:
+        """Forget what was."""
+        self.scans.clear()
+        self.reads, self.together = reads, True
+
+    def admit(self, facts: ScanFacts) -> None:
+        """Note a scan. Raises TooMuchError if it, or all since `begin`, are beyond the limit."""
+        self.scans.append(facts)
+        scans = self.scans if self.together else [facts]
+        total = sum(scan.bytes for scan in scans)
+        if self.reads and self.limit is not None and total > self.limit:
+            told = ", ".join(f"{scan.relation} {size_in_words(scan.bytes)}" for scan in scans)
+            raise TooMuchError(
+                f"this would fetch {size_in_words(total)} ({told}), the limit is {size_in_words(self.limit)}: compare run, "
+                "example, layer, head, position, token or role with constants, as in layer = 'block_20' or "
+                "example in (select ...), or lift it with limit=None, --limit none"
+            )
