@@ -15,6 +15,7 @@ from vlmlake import cli_options as options
 from vlmlake import cli_store
 from vlmlake.cli_analysis import analyze, study
 from vlmlake.cli_interventions import ablate, mask, patch
+from vlmlake.cli_queries import queries, query, sql
 from vlmlake.cli_verify import verify
 from vlmlake.console.printable import printable
 from vlmlake.errors import VlmlakeError, without_credentials
@@ -181,29 +182,11 @@ for _verb in (
     ablate,
     mask,
     patch,
+    sql,
+    queries,
+    query,
 ):
     app.command()(_verb)
-
-
-@app.command()
-def sql(
-    url: options.Url,
-    query: Annotated[str, typer.Argument(help="One SQL statement.")],
-    allow_files: Annotated[
-        bool,
-        typer.Option("--allow-files", help="Let the statement read and write files of this machine, as DuckDB can."),
-    ] = False,
-    storage_option: options.StorageOptions = None,
-) -> None:
-    """Ask a lake in SQL. Tables: runs, examples, answers, samples, skipped, results, metrics, labels, rankings,
-    interventions, outcomes.
-
-    Example: vlmlake sql ./lake "select split, count(*) from examples group by split"
-    """
-    from vlmlake.console import print_table, terminal
-    from vlmlake.queries import sql as ask
-
-    print_table(terminal(), ask(url, query, options.storage_options(storage_option), allow_files))
 
 
 @app.command()

@@ -16,6 +16,8 @@ from vlmlake.store_schema.lake import Lake
 from vlmlake.store_schema.sizes import size_in_words
 
 ROWS_SHOWN = 200
+VALUES_SHOWN = 4
+"""Of a list of floats; of a longer one two, and its length."""
 NOTES_SHOWN = 10
 """Of one analysis of one run."""
 PIPED_WIDTH = 10_000
@@ -26,6 +28,12 @@ def terminal() -> Console:
     """The console of standard output."""
     width = None if sys.stdout.isatty() else PIPED_WIDTH
     return Console(width=width, markup=False, emoji=False, highlight=False, soft_wrap=True)
+
+
+def errors() -> Console:
+    """The console of standard error."""
+    width = None if sys.stderr.isatty() else PIPED_WIDTH
+    return Console(stderr=True, width=width, markup=False, emoji=False, highlight=False, soft_wrap=True)
 
 
 def print_info(console: Console, lake: Lake) -> None:
@@ -75,7 +83,7 @@ def print_results(console: Console, results: pl.DataFrame) -> None:
 
 
 def print_table(console: Console, answer: pa.Table) -> None:
-    """An Arrow table, aligned; floats with four digits, at most ROWS_SHOWN rows."""
+    """An Arrow table, aligned; floats with four digits, at most ROWS_SHOWN rows, of a vector its first values."""
     table = Table(box=None, padding=(0, 1, 0, 0))
     for field in answer.schema:
         numeric = pa.types.is_integer(field.type) or pa.types.is_floating(field.type)
@@ -91,7 +99,19 @@ def print_table(console: Console, answer: pa.Table) -> None:
 def _cell(value: Any) -> str:
     if value is None:
         return ""
+    if isinstance(value, list) and value and all(isinstance(number, float) for number in value):
+        return _vector(value)
     return printable(_number(value) if isinstance(value, float) else str(value))
+
+
+def _vector(values: list[float]) -> str:
+    """`[0.12, -0.03, ... 64]`: the first values of many, and how many there are."""
+    if len(values) <= VALUES_SHOWN:
+        return f"[{', '.join(map(_number, values))}]"
+    first = ", ".join(
+        f"{value:.2f}" if value == 0 or 0.01 <= abs(value) < 1e3 else f"{value:.1e}" for value in values[:2]
+    )
+    return f"[{first}, ... {len(values)}]"
 
 
 def _number(value: float) -> str:

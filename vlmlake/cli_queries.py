@@ -1,0 +1,188 @@
+"""Verbs that ask: `sql`, and the questions of the shelf."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Mapping
+from functools import partial
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from vlmlake import cli_options as options
+from vlmlake.errors import VlmlakeError
+
+if TYPE_CHECKING:
+    from vlmlake.console.answers import Target
+    from vlmlake.queries.session import Session
+
+UNITS = {"": 1, "b": 1, "kb": 1000, "mb": 1000**2, "gb": 1000**3, "tb": 1000**4}
+UNITS |= {"kib": 1024, "mib": 1024**2, "gib": 1024**3, "tib": 1024**4}
+
+Runs = Annotated[
+    list[str] | None, typer.Option("--run", help="Only this run, by name or model; as often as wanted. All.")
+]
+Format = Annotated[
+    str | None,
+    typer.Option(
+        "--format",
+        metavar="table|csv|json|parquet|arrow",
+        help="How the answer is written; json is one array of objects. By the ending of --output, else table.",
+    ),
+]
+Output = Annotated[
+    str | None, typer.Option(metavar="URL", help="A file to write it to, whole or not at all: a path, s3://... .")
+]
+Explain = Annotated[
+    bool, typer.Option("--explain", help="Say what would be fetched of arrays, chunk by chunk, and fetch nothing.")
+]
+Stats = Annotated[bool, typer.Option("--stats", help="Say afterwards, on standard error, what was fetched.")]
+Limit = Annotated[
+    str, typer.Option(metavar="BYTES", help="Refuse a statement that fetches more of arrays: 500MB, 2GiB, none.")
+]
+
+
+def sql(
+    url: options.Url,
+    query: Annotated[
+        str | None,
+        typer.Argument(metavar="[STATEMENT]", help="One SQL statement; a prompt, or standard input, without."),
+    ] = None,
+    run: Runs = None,
+    form: Format = None,
+    output: Output = None,
+    explain: Explain = False,
+    stats: Stats = False,
+    limit: Limit = "2GiB",
+    allow_files: Annotated[
+        bool,
+        typer.Option("--allow-files", help="Let the statement read and write files of this machine, as DuckDB can."),
+    ] = False,
+    storage_option: options.StorageOptions = None,
+) -> None:
+    """Ask a lake in SQL. Tables: runs, examples, answers, samples, skipped, results, metrics, labels, rankings,
+    interventions, outcomes; `.tables` of the prompt lists them, and the arrays.
+
+    Example: vlmlake sql ./lake "select split, count(*) from examples group by split"
+    """
+    from vlmlake.queries.session import Session
+
+    settings = options.storage_options(storage_option)
+    target = _target(url, form, output, settings)
+    opened = partial(Session.at, url, settings, runs=run or None, allow_files=allow_files, limit=limit_of(limit))
+    if query is None and sys.stdin.isatty():
+        _converse(opened(), target, stats)
+        return
+    texts = _from_standard_input() if query is None else (query,)
+    if len(texts) > 1 and target.form != "table":
+        raise VlmlakeError(f"{len(texts)} statements have {len(texts)} answers: expected one for {target.form}")
+    session = opened()
+    with session.connection:
+        for text in texts:
+            _answer(session, text, None, target, explain, stats)
+
+
+def queries(
+    name: Annotated[str | None, typer.Argument(help="One question, whole.")] = None,
+) -> None:
+    """List the shelf: questions that are often asked of a lake, each one SQL statement.
+
+    Example: vlmlake queries accuracy
+    """
+    from vlmlake.console import terminal
+    from vlmlake.console.shelf import print_query, print_shelf
+    from vlmlake.queries.shelf import shelf_query
+
+    if name is None:
+        print_shelf(terminal())
+    else:
+        print_query(terminal(), shelf_query(name))
+
+
+def query(
+    name: Annotated[str, typer.Argument(help="A question of the shelf: `vlmlake queries` lists them.")],
+    url: options.Url,
+    param: Annotated[
+        list[str] | None, typer.Option("--param", metavar="NAME=VALUE", help="A parameter; as often as wanted.")
+    ] = None,
+    run: Runs = None,
+    form: Format = None,
+    output: Output = None,
+    explain: Explain = False,
+    stats: Stats = False,
+    limit: Limit = "2GiB",
+    storage_option: options.StorageOptions = None,
+) -> None:
+    """Ask a lake a question of the shelf.
+
+    Example: vlmlake query confident-errors ./lake --param split=adversarial --format csv
+    """
+    from vlmlake.queries.session import Session
+    from vlmlake.queries.shelf import named_values, shelf_query
+    from vlmlake.queries.shelf_answers import bound
+
+    settings = options.storage_options(storage_option)
+    asked, given = shelf_query(name), named_values(param or [])
+    asked.bind(given)
+    target = _target(url, form, output, settings)
+    session = Session.at(url, settings, runs=run or None, limit=limit_of(limit))
+    with session.connection:
+        _answer(session, asked.sql, bound(session, asked, given), target, explain, stats)
+
+
+def limit_of(text: str) -> int | None:
+    """Bytes out of 2GiB, 500MB, 1000; none for no limit. Raises VlmlakeError for anything else."""
+    if text.lower() == "none":
+        return None
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([a-z]*)", text.strip().lower())
+    if found is None or found[2] not in UNITS:
+        raise VlmlakeError(f"limit is {text!r}, expected bytes as in 500MB or 2GiB, or none")
+    return int(float(found[1]) * UNITS[found[2]])
+
+
+def _target(url: str, form: str | None, output: str | None, settings: Mapping[str, Any]) -> Target:
+    """Where the answer goes. Storage options are the output's too, where it lies on the lake's kind of storage."""
+    from vlmlake.console.answers import Target
+    from vlmlake.store_schema.connection import protocol
+    from vlmlake.store_schema.storage import Storage
+
+    own = settings if output is not None and protocol(output) == protocol(url) else {}
+    target = Target.of(form, output, own)
+    if target.file is not None:
+        target.require_outside(Storage.at(url, settings))
+    return target
+
+
+def _answer(
+    session: Session, text: str, values: Mapping[str, Any] | None, target: Target, explain: bool, stats: bool
+) -> None:
+    from vlmlake.console import errors, terminal
+    from vlmlake.console.answers import print_fetched, print_scans
+
+    if explain:
+        print_scans(terminal(), session.explain(text, values))
+        return
+    answer = session.ask(text, values)
+    target.put(terminal(), answer.table)
+    if stats:
+        print_fetched(errors(), answer)
+
+
+def _converse(session: Session, target: Target, stats: bool) -> None:
+    from vlmlake.console import terminal
+    from vlmlake.console.prompt import SHOWN, Prompt, own_history
+
+    if target.file is not None or target.form not in SHOWN:
+        raise VlmlakeError("a prompt has many answers: expected a statement for --output")
+    with session.connection:
+        Prompt(session, terminal(), target.form, stats).converse(own_history())
+
+
+def _from_standard_input() -> tuple[str, ...]:
+    from vlmlake.queries.statements import statements
+
+    found = statements(sys.stdin.read())
+    if not found:
+        raise VlmlakeError("standard input holds no statement: expected SQL there, or as an argument")
+    return found

@@ -1,0 +1,27 @@
+"""Text as a person types it: where a statement ends, and the single statements of several."""
+
+from __future__ import annotations
+
+import re
+
+import duckdb
+
+from vlmlake.errors import VlmlakeError
+from vlmlake.queries.connect import in_a_line
+
+QUOTED = re.compile(r"""'(?:[^']|'')*'|"(?:[^"]|"")*"|\$(?P<tag>\w*)\$.*?\$(?P=tag)\$|--[^\n]*|/\*.*?\*/""", re.DOTALL)
+OPEN = re.compile(r"""['"]|\$\w*\$|/\*""")
+
+
+def is_ended(text: str) -> bool:
+    """Whether the last statement has its semicolon, outside of quotes and comments."""
+    bare = QUOTED.sub(" ", text).rstrip()
+    return bare.endswith(";") and not OPEN.search(bare)
+
+
+def statements(text: str) -> tuple[str, ...]:
+    """The single statements. Raises VlmlakeError with DuckDB's message for what is no SQL."""
+    try:
+        return tuple(statement.query for statement in duckdb.extract_statements(text))
+    except duckdb.Error as error:
+        raise VlmlakeError(f"SQL: {in_a_line(error)}") from error
