@@ -43,12 +43,17 @@ def ask_shelf(session: Session, query: ShelfQuery, given: Mapping[str, str]) -> 
 
 
 def bound(session: Session, query: ShelfQuery, given: Mapping[str, str]) -> dict[str, Any]:
-    """A value for every parameter of a question, by which the lake has an answer. Errors as of `run_query`."""
+    """A value for every parameter of a question, by which the lake has an answer. Errors as of `run_query`.
+
+    Of a layer it is a list of runs with the layer of each: the last of one model is not that of another.
+    """
     values = query.bind(given)
     if values.get("run") is not None:
         values["run"] = _run(session, values["run"])
     if values.get("example") is not None:
         _require_example(session, values["example"], values.get("run"))
+    if "layer" in values:
+        values["layer"] = _layers(session, values["layer"], values.get("run"))
     for need in query.needs:
         _require(session, query, need, values)
     return values
@@ -63,6 +68,16 @@ def _run(session: Session, name: str) -> str:
         found = f"the runs {names} all fit" if fitting else f"there are {names or 'none'}"
         raise VlmlakeError(f"no single run named {name}: {found}")
     return str(fitting[0])
+
+
+def _layers(session: Session, layer: str | None, run: str | None) -> list[dict[str, str]]:
+    """Of each run, or of the one, that layer, or the last. Raises VlmlakeError where none keeps it."""
+    kept = {view.name: view.record.layers for view in session.catalog.views if run in (None, view.name)}
+    found = [{"run": name, "layer": layer or labels[-1]} for name, labels in kept.items() if layer in (None, *labels)]
+    if kept and not found:
+        labels = dict.fromkeys(label for labels in kept.values() for label in labels)
+        raise VlmlakeError(f"no layer {layer} is kept by {', '.join(kept)}: expected one of {', '.join(labels)}")
+    return found
 
 
 def _require_example(session: Session, example: str, run: str | None) -> None:
