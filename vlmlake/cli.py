@@ -203,7 +203,7 @@ def sql(
     from vlmlake.console import print_table, terminal
     from vlmlake.queries import sql as ask
 
-    print_table(terminal(), ask(url, query, options.storage_options(storage_option), allow_files))
+    print_table(terminal(), ask(url, query, options.storage_options(storage_option), allow_files=allow_files))
 
 
 @app.command()
