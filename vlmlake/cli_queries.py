@@ -66,6 +66,7 @@ def sql(
 
     Example: vlmlake sql ./lake "select split, count(*) from examples group by split"
     """
+    from vlmlake.queries.connect import findings_of
     from vlmlake.queries.session import Session
 
     settings = options.storage_options(storage_option)
@@ -77,8 +78,7 @@ def sql(
     texts = _from_standard_input() if query is None else (query,)
     if len(texts) > 1 and target.form != "table":
         raise VlmlakeError(f"{len(texts)} statements have {len(texts)} answers: expected one for {target.form}")
-    session = opened()
-    with session.connection:
+    with opened(findings=findings_of(";".join(texts))) as session:
         for text in texts:
             _answer(session, text, None, target, explain, stats)
 
@@ -118,6 +118,7 @@ def query(
 
     Example: vlmlake query confident-errors ./lake --param split=adversarial --format csv
     """
+    from vlmlake.queries.connect import findings_of
     from vlmlake.queries.session import Session
     from vlmlake.queries.shelf import named_values, shelf_query
     from vlmlake.queries.shelf_answers import bound
@@ -126,8 +127,8 @@ def query(
     asked, given = shelf_query(name), named_values(param or [])
     asked.bind(given)
     target = _target(url, form, output, settings)
-    session = Session.at(url, settings, runs=run or None, limit=limit_of(limit))
-    with session.connection:
+    findings = findings_of(asked.sql)
+    with Session.at(url, settings, runs=run or None, limit=limit_of(limit), findings=findings) as session:
         _answer(session, asked.sql, bound(session, asked, given), target, explain, stats)
 
 
@@ -175,7 +176,7 @@ def _converse(session: Session, target: Target, stats: bool) -> None:
 
     if target.file is not None or target.form not in SHOWN:
         raise VlmlakeError("a prompt has many answers: expected a statement for --output")
-    with session.connection:
+    with session:
         Prompt(session, terminal(), target.form, stats).converse(own_history())
 
 

@@ -12,7 +12,7 @@ import pytest
 from tests.store_schema.toy import batch, by_us, new_run, record, rows
 from vlmlake import open_lake
 from vlmlake.errors import DamagedError, VlmlakeError
-from vlmlake.store_schema import paths, stored_array, tables
+from vlmlake.store_schema import paths, shard_part, tables
 from vlmlake.store_schema.arrays import shard_file
 from vlmlake.store_schema.commits import commit_batch, look, visible
 from vlmlake.store_schema.finish import finish
@@ -67,7 +67,7 @@ def test_every_bit_of_a_shard_counts(storage, planned, name):
     whole, content = stored[:], storage.read(path)
     for _, changed in flipped(content):
         storage.write(path, changed)
-        stored_array._indexes.clear()
+        shard_part._indexes.clear()
         with pytest.raises(DamagedError, match=rf"{name} of batch 0 of {planned.name} is damaged: the checksum of"):
             stored[:]
     storage.write(path, content)
@@ -81,7 +81,7 @@ def test_a_bit_in_a_chunk_that_is_not_read_changes_nothing(storage, planned):
     wanted, outcomes = stored[:, 1], []
     for _, changed in flipped(storage.read(path)):
         storage.write(path, changed)
-        stored_array._indexes.clear()
+        shard_part._indexes.clear()
         try:
             np.testing.assert_array_equal(stored[:, 1], wanted)
             outcomes.append("the same")

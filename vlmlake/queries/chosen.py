@@ -8,7 +8,8 @@ from typing import Any
 import duckdb
 
 from vlmlake.errors import VlmlakeError
-from vlmlake.queries.connect import in_a_line, sql
+from vlmlake.queries.connect import sql
+from vlmlake.queries.session import in_a_line
 
 
 def examples_where(

@@ -32,30 +32,37 @@ class ScanFacts:
 
 @dataclass
 class Meter:
-    """Shared by the scans of one connection. limit: bytes, none for no limit. reads: whether scans read at all; one that
-    does not only says what it would, and has no rows. together: whether the limit is on all scans since `begin`, in
-    place of each by itself.
+    """Shared by the scans of one connection. limit: bytes, none for no limit. reads: whether scans read at all; one
+    that does not only says what it would, and has no rows. together: whether the limit is on all scans since `begin`,
+    in place of each by itself. refusal: the error that ended a scan, which DuckDB tells in other words.
     """
 
     limit: int | None = LIMIT
     reads: bool = True
     together: bool = False
     scans: list[ScanFacts] = field(default_factory=list)
+    refusal: VlmlakeError | None = None
 
     def begin(self, reads: bool = True) -> None:
         """Forget what was."""
         self.scans.clear()
+        self.refusal = None
         self.reads, self.together = reads, True
+
+    @property
+    def most(self) -> int | None:
+        """Bytes beyond which no scan needs to count exactly."""
+        return self.limit if self.reads else None
 
     def admit(self, facts: ScanFacts) -> None:
         """Note a scan. Raises TooMuchError if it, or all since `begin`, are beyond the limit."""
         self.scans.append(facts)
         scans = self.scans if self.together else [facts]
         total = sum(scan.bytes for scan in scans)
-        if self.reads and self.limit is not None and total > self.limit:
-            told = ", ".join(f"{scan.relation} {size_in_words(scan.bytes)}" for scan in scans)
+        if self.most is not None and total > self.most:
+            told = ", ".join(f"{size_in_words(scan.bytes)} of {scan.relation}" for scan in scans if scan.bytes)
             raise TooMuchError(
-                f"this would fetch {size_in_words(total)} ({told}), the limit is {size_in_words(self.limit)}: compare run, "
-                "example, layer, head, position, token or role with constants, as in layer = 'block_20' or "
-                "example in (select ...), or lift it with limit=None, --limit none"
+                f"this would fetch about {told}, the limit is {size_in_words(self.most)}: compare run, example, layer, "
+                "head, position, token or role with constants, as in layer = 'block_20' or example in (select ...), or "
+                "give another limit (--limit, limit=; none lifts it)"
             )

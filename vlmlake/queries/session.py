@@ -10,9 +10,12 @@ import duckdb
 import pyarrow as pa
 
 from vlmlake.errors import VlmlakeError
-from vlmlake.queries.connect import connect, in_a_line
-from vlmlake.queries.meter import LIMIT, ScanFacts
+from vlmlake.queries.catalog import Catalog
+from vlmlake.queries.meter import LIMIT, Meter, ScanFacts
+from vlmlake.queries.narrow import named_parameters, narrowed
 from vlmlake.store_schema import tables
+
+Parameters = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -29,9 +32,11 @@ class Answer:
 
 @dataclass(frozen=True)
 class Session:
-    """connection: with a view for each table and a relation for each array, as they were when it was opened."""
+    """One connection to a catalog, and the meter of its scans. Serves one thread at a time."""
 
+    catalog: Catalog
     connection: duckdb.DuckDBPyConnection
+    meter: Meter
 
     @classmethod
     def at(
@@ -44,32 +49,65 @@ class Session:
         limit: int | None = LIMIT,
         findings: Collection[str] = tuple(tables.FINDINGS),
     ) -> Session:
-        """Open the lake at `url`; arguments as of `connect`. Raises VlmlakeError if there is none."""
-        return cls(connect(url, storage_options, allow_files, findings))
+        """Open the lake at `url`; arguments as of `connect`, but that the limit is on a statement's scans together.
 
-    def ask(self, query: str, parameters: Mapping[str, Any] | None = None) -> Answer:
+        Raises VlmlakeError if there is no lake, or no such run.
+        """
+        return cls.of(Catalog.at(url, storage_options, runs, findings), allow_files, limit)
+
+    @classmethod
+    def of(cls, catalog: Catalog, allow_files: bool = False, limit: int | None = LIMIT) -> Session:
+        """Another one over what was read already."""
+        meter = Meter(limit)
+        return cls(catalog, catalog.connect(meter, allow_files), meter)
+
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.connection.close()
+
+    def ask(self, query: str, parameters: Parameters | None = None) -> Answer:
         """The answer to one statement. parameters: of `$name` in it.
 
         Raises VlmlakeError with DuckDB's message if the statement is wrong, or if there is none or more than one;
         TooMuchError, before anything of an array is fetched, if it would fetch more than the limit.
         """
-        try:
-            statements = self.connection.extract_statements(query)
-            if len(statements) != 1:
-                raise VlmlakeError(f"SQL: expected one statement, got {len(statements)}")
-            relation = self.connection.sql(query, params=dict(parameters)) if parameters else self.connection.sql(query)
-            table = pa.table({}) if relation is None else relation.to_arrow_table()
-        except duckdb.Error as error:
-            raise VlmlakeError(f"SQL: {in_a_line(error)}") from error
-        return Answer(table, (), 0, 0)
+        storage = self.catalog.storage
+        bytes_before, reads_before = storage.bytes_read, storage.reads
+        table = self._run(query, dict(parameters or {}), reads=True)
+        scans = tuple(self.meter.scans)
+        return Answer(table, scans, storage.bytes_read - bytes_before, storage.reads - reads_before)
 
-    def explain(self, query: str, parameters: Mapping[str, Any] | None = None) -> tuple[ScanFacts, ...]:
+    def explain(self, query: str, parameters: Parameters | None = None) -> tuple[ScanFacts, ...]:
         """What `ask` would fetch of arrays; nothing of them is fetched but the indexes of their shards."""
-        return self.ask(query, parameters).scans
+        self._run(query, dict(parameters or {}), reads=False)
+        return tuple(self.meter.scans)
 
     def names(self) -> dict[str, tuple[str, ...]]:
         """Tables, views and relations with their columns."""
         rows = self.connection.sql(
-            "SELECT table_name, list(column_name ORDER BY column_index) FROM duckdb_columns() WHERE NOT internal GROUP BY ALL"
+            "SELECT table_name, list(column_name ORDER BY column_index) FROM duckdb_columns() "
+            "WHERE NOT internal GROUP BY ALL"
         ).fetchall()
         return {name: tuple(columns) for name, columns in sorted(rows)}
+
+    def _run(self, query: str, parameters: dict[str, Any], reads: bool) -> pa.Table:
+        self.meter.begin(reads)
+        try:
+            statements = self.connection.extract_statements(query)
+            if len(statements) != 1:
+                raise VlmlakeError(f"SQL: expected one statement, got {len(statements)}")
+            asked = narrowed(self.connection, query, parameters)
+            given = parameters if asked == query else named_parameters(self.connection, asked, parameters)
+            relation = self.connection.sql(asked, params=given) if given else self.connection.sql(asked)
+            return pa.table({}) if relation is None else relation.to_arrow_table()
+        except duckdb.Error as error:
+            if self.meter.refusal is not None:
+                raise self.meter.refusal from error
+            raise VlmlakeError(f"SQL: {in_a_line(error)}") from error
+
+
+def in_a_line(error: duckdb.Error) -> str:
+    """What DuckDB says, without the drawing of where in the statement."""
+    return " ".join(line.strip() for line in str(error).split("\n\n")[0].splitlines())

@@ -9,6 +9,7 @@ import pyarrow as pa
 
 from vlmlake.answers.rules import DEFAULT_RULE
 from vlmlake.errors import VlmlakeError
+from vlmlake.queries.connect import findings_of
 from vlmlake.queries.meter import LIMIT
 from vlmlake.queries.session import Answer, Session
 from vlmlake.queries.shelf import NULL, Need, ShelfQuery, shelf_query
@@ -32,8 +33,8 @@ def run_query(
     query = shelf_query(name)
     given = {key: NULL if value is None else str(value) for key, value in (parameters or {}).items()}
     query.bind(given)
-    session = Session.at(url, storage_options, runs=runs, limit=limit)
-    with session.connection:
+    findings = findings_of(query.sql)
+    with Session.at(url, storage_options, runs=runs, limit=limit, findings=findings) as session:
         return ask_shelf(session, query, given).table
 
 

@@ -7,7 +7,7 @@ import re
 import duckdb
 
 from vlmlake.errors import VlmlakeError
-from vlmlake.queries.connect import in_a_line
+from vlmlake.queries.session import in_a_line
 
 QUOTED = re.compile(r"""'(?:[^']|'')*'|"(?:[^"]|"")*"|\$(?P<tag>\w*)\$.*?\$(?P=tag)\$|--[^\n]*|/\*.*?\*/""", re.DOTALL)
 OPEN = re.compile(r"""['"]|\$\w*\$|/\*""")

@@ -14,6 +14,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import pyarrow as pa
+
 from vlmlake.errors import DamagedError, DamageWarning, VlmlakeError
 from vlmlake.store_schema import paths, tables
 from vlmlake.store_schema.arrays import Arrays, shard_file, write_batch, write_once
@@ -121,6 +123,11 @@ def visible(storage: Storage, record: RunRecord) -> Mapping[int, Commit]:
         told = f"batch {number} of {record.name} is left out: {why}; `vlmlake extract` computes it again"
         warnings.warn(told, DamageWarning, stacklevel=2)
     return state.committed
+
+
+def rows_of(commits: Mapping[int, Commit]) -> pa.Table:
+    """Rows of tables.BATCH of several commits, in their order."""
+    return pa.concat_tables([tables.BATCH.empty_table(), *(commit.rows for commit in commits.values())])
 
 
 def withdraw(storage: Storage, record: RunRecord, numbers: Iterable[int]) -> None:

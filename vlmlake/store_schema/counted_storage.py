@@ -25,6 +25,11 @@ class CountedStorage(Storage):
         return sum(self.got)
 
     @property
+    def reads(self) -> int:
+        """Files and parts of files that were read."""
+        return len(self.got)
+
+    @property
     def bytes_written(self) -> int:
         return sum(self.gave)
 
@@ -35,7 +40,7 @@ class CountedStorage(Storage):
 
     def read_spans(self, spans: Sequence[tuple[str, int, int]]) -> list[bytes]:
         parts = super().read_spans(spans)
-        self.got.append(sum(len(part) for part in parts))
+        self.got.extend(len(part) for part in parts)
         return parts
 
     def write(self, path: str, content: bytes | Sequence[bytes]) -> None:

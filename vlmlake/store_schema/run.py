@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -19,8 +18,7 @@ import xarray as xr
 from vlmlake.errors import UnknownNameError
 from vlmlake.store_schema import paths, seals, tables
 from vlmlake.store_schema.arrays import shard_file
-from vlmlake.store_schema.commit import Commit
-from vlmlake.store_schema.commits import visible
+from vlmlake.store_schema.commits import rows_of, visible
 from vlmlake.store_schema.index import findings_of
 from vlmlake.store_schema.lazy_array import lazy_array
 from vlmlake.store_schema.run_record import RunRecord
@@ -74,7 +72,7 @@ class Run:
 
     def rows(self) -> pa.Table:
         """The visible rows of tables.BATCH, in the order of the batches."""
-        return _rows_of(visible(self.storage, self.record))
+        return rows_of(visible(self.storage, self.record))
 
     def examples(self) -> pl.DataFrame:
         """One row per visible example with the columns of both tables, examples and answers, in row order."""
@@ -138,7 +136,7 @@ class Run:
         answers were drawn, `sampled_answer` [example, sample] has them.
         """
         commits = visible(self.storage, self.record)
-        batches = _rows_of(commits)
+        batches = rows_of(commits)
         examples = _examples(batches)
         prefixes = np.unique(examples["prefix"].to_numpy())
         rows = {"example": examples["row"].to_numpy(), "prefix": prefixes}
@@ -232,10 +230,6 @@ def _sampled_answers(batches: pa.Table, examples: pl.DataFrame) -> dict[str, Any
     for example, number, answer in drawn.select("example", "sample", "answer").iter_rows():
         answers[rows[example], number] = answer
     return {"sampled_answer": (("example", "sample"), answers)}
-
-
-def _rows_of(commits: Mapping[int, Commit]) -> pa.Table:
-    return pa.concat_tables([tables.BATCH.empty_table(), *(commit.rows for commit in commits.values())])
 
 
 def _examples(rows: pa.Table) -> pl.DataFrame:

@@ -89,9 +89,16 @@ class ShardFormat:
 
         wanted: for each axis the elements, in any order.
         """
-        pieces = [_distinct(axis // chunk) for axis, chunk in zip(wanted, self.chunks, strict=True)]
+        return self.spans_at(index, self.places(wanted))
+
+    def places(self, wanted: Sequence[np.ndarray]) -> list[Place]:
+        """The chunks that hold the wanted elements."""
+        return list(product(*(_distinct(axis // chunk) for axis, chunk in zip(wanted, self.chunks, strict=True))))
+
+    def spans_at(self, index: np.ndarray, places: Iterable[Place]) -> dict[Place, Span]:
+        """Where these chunks lie, as above."""
         found = {}
-        for place in product(*pieces):
+        for place in places:
             offset, length = (int(number) for number in index[place])
             if offset != MISSING:
                 found[place] = (offset, offset + length)
