@@ -34,6 +34,12 @@ Format = Annotated[
 Output = Annotated[
     str | None, typer.Option(metavar="URL", help="A file to write it to, whole or not at all: a path, s3://... .")
 ]
+OutputOptions = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--output-option", metavar="NAME=VALUE", help="For the file system of --output, where it is not the lake's."
+    ),
+]
 Explain = Annotated[
     bool, typer.Option("--explain", help="Say what would be fetched of arrays, chunk by chunk, and fetch nothing.")
 ]
@@ -60,6 +66,7 @@ def sql(
         typer.Option("--allow-files", help="Let the statement read and write files of this machine, as DuckDB can."),
     ] = False,
     storage_option: options.StorageOptions = None,
+    output_option: OutputOptions = None,
 ) -> None:
     """Ask a lake in SQL. Tables: runs, examples, answers, samples, skipped, results, metrics, labels, rankings,
     interventions, outcomes; `.tables` of the prompt lists them, and the arrays.
@@ -70,7 +77,7 @@ def sql(
     from vlmlake.queries.session import Session
 
     settings = options.storage_options(storage_option)
-    target = _target(url, form, output, settings)
+    target = _target(url, form, output, settings, options.storage_options(output_option))
     opened = partial(Session.at, url, settings, runs=run or None, allow_files=allow_files, limit=limit_of(limit))
     if query is None and sys.stdin.isatty():
         _converse(opened(), target, stats)
@@ -113,6 +120,7 @@ def query(
     stats: Stats = False,
     limit: Limit = "2GiB",
     storage_option: options.StorageOptions = None,
+    output_option: OutputOptions = None,
 ) -> None:
     """Ask a lake a question of the shelf.
 
@@ -126,7 +134,7 @@ def query(
     settings = options.storage_options(storage_option)
     asked, given = shelf_query(name), named_values(param or [])
     asked.bind(given)
-    target = _target(url, form, output, settings)
+    target = _target(url, form, output, settings, options.storage_options(output_option))
     findings = findings_of(asked.sql)
     with Session.at(url, settings, runs=run or None, limit=limit_of(limit), findings=findings) as session:
         _answer(session, asked.sql, bound(session, asked, given), target, explain, stats)
@@ -142,14 +150,16 @@ def limit_of(text: str) -> int | None:
     return int(float(found[1]) * UNITS[found[2]])
 
 
-def _target(url: str, form: str | None, output: str | None, settings: Mapping[str, Any]) -> Target:
-    """Where the answer goes. Storage options are the output's too, where it lies on the lake's kind of storage."""
+def _target(
+    url: str, form: str | None, output: str | None, settings: Mapping[str, Any], own: Mapping[str, Any]
+) -> Target:
+    """Where the answer goes. Without options of its own, those of the lake are its, where it has the same protocol."""
     from vlmlake.console.answers import Target
     from vlmlake.store_schema.connection import protocol
     from vlmlake.store_schema.storage import Storage
 
-    own = settings if output is not None and protocol(output) == protocol(url) else {}
-    target = Target.of(form, output, own)
+    shared = settings if output is not None and protocol(output) == protocol(url) else {}
+    target = Target.of(form, output, own or shared)
     if target.file is not None:
         target.require_outside(Storage.at(url, settings))
     return target

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import io
 import json
 import math
@@ -40,10 +41,13 @@ def encoded(table: pa.Table, form: str) -> bytes:
 
 def _csv(table: pa.Table) -> bytes:
     columns = [_as_text(column) if _has_parts(column.type) else column for column in table.columns]
-    buffer = io.BytesIO()
-    options = pa.csv.WriteOptions(quoting_style="needed")
-    pa.csv.write_csv(pa.table(columns, names=table.schema.names), buffer, options)
-    return buffer.getvalue()
+    names = io.StringIO()
+    csv.writer(names, lineterminator="\n").writerow(table.schema.names)
+    rows = io.BytesIO()
+    # pyarrow puts every name in quotes.
+    options = pa.csv.WriteOptions(include_header=False, quoting_style="needed")
+    pa.csv.write_csv(pa.table(columns, names=table.schema.names), rows, options)
+    return names.getvalue().encode() + rows.getvalue()
 
 
 def _json(table: pa.Table) -> bytes:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, wait
+from threading import Event
 from typing import TypeVar
 
 import duckdb
@@ -11,26 +13,26 @@ import duckdb
 from vlmlake.errors import VlmlakeError
 
 AGAIN = 0.1
-"""Seconds after which a statement that has not stopped yet is told again: it may not have begun when it was told."""
+"""Seconds after which a statement that has not stopped is told again: it may not have begun when it was told."""
 
 Answer = TypeVar("Answer")
 
 
 def interruptibly(connection: duckdb.DuckDBPyConnection, work: Callable[[], Answer]) -> Answer:
-    """What `work` gives, which runs statements of the connection in a thread of its own.
+    """What `work` gives, which runs statements of the connection, in a thread of its own. To be called in the main one.
 
     Raises VlmlakeError if Ctrl-C stopped it.
     """
-    stopped = False
-    with ThreadPoolExecutor(1, "vlmlake-statement") as pool:
-        running = pool.submit(work)
-        while not running.done():
-            try:
-                wait([running], AGAIN if stopped else None)
-            except KeyboardInterrupt:
-                stopped = True
-            if stopped and not running.done():
-                connection.interrupt()
-    if stopped and running.exception() is not None:
+    stopped = Event()
+    before = signal.signal(signal.SIGINT, lambda *_: stopped.set())
+    try:
+        with ThreadPoolExecutor(1, "vlmlake-statement") as pool:
+            running = pool.submit(work)
+            while wait([running], AGAIN).not_done:
+                if stopped.is_set():
+                    connection.interrupt()
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if stopped.is_set() and running.exception() is not None:
         raise VlmlakeError("stopped") from running.exception()
     return running.result()

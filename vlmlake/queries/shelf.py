@@ -24,6 +24,7 @@ TYPES = {
     "layer": (r"embed|block_\d+", "embed or block_N"),
     "position": (r"prompt_last|answer_\d+", "prompt_last or answer_N"),
     "run": (r"(?s).+", "a run"),
+    "split": (r"(?s).+", "a split"),
     "example": (r"(?s).+", "an example's id"),
     "rule": (r"(?s).+", "a label rule"),
 }

@@ -14,6 +14,9 @@ from vlmlake.queries.meter import LIMIT
 from vlmlake.queries.session import Answer, Session
 from vlmlake.queries.shelf import NULL, Need, ShelfQuery, shelf_query
 
+ALL_SPLITS = "all"
+"""What findings over all splits together are under."""
+
 
 def run_query(
     url: str,
@@ -51,6 +54,8 @@ def bound(session: Session, query: ShelfQuery, given: Mapping[str, str]) -> dict
     values = query.bind(given)
     if values.get("run") is not None:
         values["run"] = _run(session, values["run"])
+    if values.get("split") not in (None, ALL_SPLITS):
+        _require_split(session, values["split"], values.get("run"))
     if values.get("example") is not None:
         _require_example(session, values["example"], values.get("run"))
     if "layer" in values:
@@ -81,11 +86,21 @@ def _layers(session: Session, layer: str | None, run: str | None) -> list[dict[s
     return found
 
 
+def _require_split(session: Session, split: str, run: str | None) -> None:
+    query = "SELECT DISTINCT split FROM examples WHERE $run IS NULL OR run = $run ORDER BY split"
+    there = session.ask(query, {"run": run}).table["split"].to_pylist()
+    if split not in there:
+        raise VlmlakeError(f"no split {split} in {_place(run)}: expected one of {', '.join(map(str, there))}")
+
+
 def _require_example(session: Session, example: str, run: str | None) -> None:
     query = "SELECT 1 FROM examples WHERE example = $example AND ($run IS NULL OR run = $run) LIMIT 1"
     if not session.ask(query, {"example": example, "run": run}).table.num_rows:
-        where = f"the run {run}" if run else "the lake"
-        raise VlmlakeError(f"no example {example} in {where}: the table `examples` lists them")
+        raise VlmlakeError(f"no example {example} in {_place(run)}: the table `examples` lists them")
+
+
+def _place(run: str | None) -> str:
+    return f"the run {run}" if run else "the lake"
 
 
 def _require(session: Session, query: ShelfQuery, need: Need, values: Mapping[str, Any]) -> None:

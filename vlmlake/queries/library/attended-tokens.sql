@@ -17,7 +17,7 @@ WITH layers AS (
 ), chosen AS (
     SELECT run, example, question, answer
     FROM examples JOIN answers USING (run, example) LEFT JOIN labelled USING (run, example)
-    WHERE $example IS NULL OR example = $example
+    WHERE ($run IS NULL OR run = $run) AND ($example IS NULL OR example = $example)
     QUALIFY row_number() OVER (
         PARTITION BY run ORDER BY coalesce(label = 'wrong', false) DESC, first_log_prob DESC, example
     ) = 1

@@ -6,7 +6,7 @@
 -- parameter: run run = null: one run, by name or by its model's short name; null: all
 -- parameter: rule rule = pope_official: label rule
 -- parameter: condition text = null: findings under that --where of analyze; null: those over all examples
--- parameter: split text = all: one split, or all of them together
+-- parameter: split split = all: one split, or all of them together
 -- parameter: gold text = null: of examples with that gold answer; null: of all
 -- example: vlmlake query drops ./lake --param gold=yes
 SELECT
