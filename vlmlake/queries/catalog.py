@@ -8,7 +8,6 @@ from typing import Any
 
 import duckdb
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from vlmlake.queries.meter import Meter
 from vlmlake.queries.relations import RELATIONS
@@ -17,7 +16,10 @@ from vlmlake.queries.scan import lazy_relation
 from vlmlake.queries.views import LAYER_NUMBER, SAMPLES, margins_view, metrics_wide_view
 from vlmlake.store_schema import tables
 from vlmlake.store_schema.counted_storage import CountedStorage
+from vlmlake.store_schema.index import findings_of
 from vlmlake.store_schema.lake import Lake, open_lake
+from vlmlake.store_schema.run import Run
+from vlmlake.store_schema.run_record import read_record
 
 BATCH_VIEWS = {"examples": tables.EXAMPLES, "answers": tables.ANSWERS, "batches": tables.BATCH}
 """Views of the batches' rows, and their columns."""
@@ -59,15 +61,16 @@ class Catalog:
         """
         storage = CountedStorage.of(open_lake(url, storage_options).storage)
         lake = Lake(storage)
-        views = tuple(RunView.of(lake.run(name)) for name in (lake.runs if runs is None else dict.fromkeys(runs)))
+        there = lake.runs
+        chosen = there if runs is None else dict.fromkeys(lake.run(name).name for name in runs)
+        views = tuple(RunView.of(Run(storage, read_record(storage, name))) for name in chosen)
         batches = pa.concat_tables([tables.BATCH.empty_table(), *(view.rows for view in views)])
         found = {name: batches.select(schema.names) for name, schema in BATCH_VIEWS.items()}
         skipped = [view.run.skipped_rows() for view in views]
         found["skipped"] = pa.concat_tables([tables.SKIPPED.empty_table(), *skipped])
-        names = pa.array([view.name for view in views], pa.string())
+        paths = findings_of(storage, tuple(findings), None if runs is None else tuple(chosen))
         for table, schema in tables.FINDINGS.items():
-            rows = lake.arrow(table) if table in findings else schema.empty_table()
-            found[table] = rows if runs is None else rows.filter(pc.is_in(rows["run"], names))
+            found[table] = tables.read(storage, [path for path in paths if path.startswith(f"{table}/")], schema)
         return cls(storage, views, {**found, "runs": _runs_table(views)})
 
     def connect(self, meter: Meter, allow_files: bool = False) -> duckdb.DuckDBPyConnection:

@@ -10,9 +10,12 @@ import polars as pl
 
 @dataclass(frozen=True)
 class KeyConditions:
-    """Parts of a condition, all of which hold of a row if the condition does, each with the keys that it names."""
+    """Parts of a condition, all of which hold of a row if the condition does, each with the keys that it names. whole:
+    whether the condition has no other parts.
+    """
 
     parts: tuple[tuple[pl.Expr, frozenset[str]], ...] = ()
+    whole: bool = True
 
     @classmethod
     def of(cls, predicate: pl.Expr | None, keys: Collection[str]) -> KeyConditions:
@@ -20,7 +23,8 @@ class KeyConditions:
         found = (
             [] if predicate is None else [(part, frozenset(part.meta.root_names())) for part in conjuncts(predicate)]
         )
-        return cls(tuple((part, names) for part, names in found if names <= set(keys)))
+        parts = tuple((part, names) for part, names in found if names <= set(keys))
+        return cls(parts, len(parts) == len(found))
 
     @property
     def names(self) -> frozenset[str]:

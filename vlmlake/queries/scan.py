@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from math import prod
 
 import polars as pl
@@ -71,7 +72,7 @@ def lazy_relation(relation: Relation, views: Sequence[RunView], meter: Meter) ->
             meter.refusal = error
             raise
 
-    return register_io_source(source, schema=schema, validate_schema=True)
+    return register_io_source(source, schema=schema, validate_schema=True, is_pure=True)
 
 
 def require_kept(relation: Relation, views: Sequence[RunView]) -> None:
@@ -94,15 +95,15 @@ class _Scan:
     predicate: pl.Expr | None
     n_rows: int | None
 
-    @property
+    @cached_property
     def needed(self) -> set[str]:
         return {*self.columns, *(self.predicate.meta.root_names() if self.predicate is not None else ())}
 
-    @property
+    @cached_property
     def values(self) -> set[str]:
         return self.needed - set(self.relation.keys)
 
-    @property
+    @cached_property
     def conditions(self) -> KeyConditions:
         return KeyConditions.of(self.predicate, self.relation.keys)
 
@@ -111,11 +112,15 @@ class _Scan:
         units = list(self._units())
         there = sum(self._chunks_there(view) for view in self.views)
         rows, cost = 0, Cost()
+        enough = self.n_rows if self.conditions.whole else None
         for done, unit in enumerate(units if self.values else (), start=1):
             chosen = self.relation.rows(unit, (), self.conditions)
+            chosen = chosen if enough is None else chosen.head(enough - rows)
             rows += len(chosen)
             if len(chosen):
                 cost = sum((cost_of(*read) for read in self.relation.reads(unit, chosen)), cost)
+            if rows == enough:
+                break
             if most is not None and cost.bytes > most:
                 whole = len(units) / done
                 rows, cost = int(rows * whole), cost.times(whole)
@@ -127,6 +132,8 @@ class _Scan:
         left = self.n_rows
         for unit in self._units():
             chosen = self.relation.rows(unit, self.needed & set(self.relation.keys), self.conditions)
+            if left is not None and self.conditions.whole:
+                chosen = chosen.head(left)
             for rows in chosen.iter_slices(self._piece(unit.view)):
                 found = self._finished(unit, rows)
                 if left is not None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import posixpath
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from vlmlake.errors import DamagedError
@@ -28,27 +30,43 @@ class Index:
 
 def listed_index(storage: Storage) -> Index:
     """What is there now. Folders with other names than NAME are not looked at."""
-    runs = [name for name in _folders(storage, paths.RUNS) if storage.exists(paths.run_record(name))]
-    findings = []
-    for table in tables.FINDINGS:
-        for analysis in _folders(storage, table):
-            for run in _folders(storage, f"{table}/{analysis}"):
-                folder = f"{table}/{analysis}/{run}"
-                findings += [f"{folder}/{name}" for name in storage.names(folder) if is_finding(f"{folder}/{name}")]
-    return Index(tuple(runs), tuple(findings))
+    return Index(listed_runs(storage), listed_findings(storage, tuple(tables.FINDINGS)))
 
 
-def findings_of(storage: Storage, table: str, run: str) -> tuple[str, ...]:
-    """Paths of what there is of one run, for one of tables.FINDINGS; other runs' folders are not listed.
+def listed_runs(storage: Storage) -> tuple[str, ...]:
+    """Names of the runs that are there now; all of them asked for together."""
+    folders = _folders_in(storage, [paths.RUNS])
+    records = storage.entries_of(folders)
+    names = [posixpath.basename(folder) for folder in folders]
+    return tuple(
+        name
+        for name, entries in zip(names, records, strict=True)
+        if any(f"{paths.RUNS}/{name}/{entry.name}" == paths.run_record(name) for entry in entries)
+    )
 
-    Raises DamagedError where the storage lists nothing and its index file is damaged or missing.
-    """
-    if not storage.listable:
-        return tuple(path for path in written_index(storage).of(table) if path.split("/")[2] == run)
-    folders = [f"{table}/{analysis}/{run}" for analysis in _folders(storage, table)]
+
+def listed_findings(storage: Storage, names: Sequence[str], runs: Sequence[str] | None = None) -> tuple[str, ...]:
+    """Paths of what there is now for some of tables.FINDINGS, of some runs or of all; a round of requests a level."""
+    analyses = _folders_in(storage, names)
+    if runs is None:
+        folders = _folders_in(storage, analyses)
+    else:
+        folders = [f"{analysis}/{run}" for analysis in analyses for run in runs]
     listed = zip(folders, storage.entries_of(folders), strict=True)
     found = [f"{folder}/{entry.name}" for folder, entries in listed for entry in entries if not entry.is_folder]
     return tuple(path for path in found if is_finding(path))
+
+
+def findings_of(storage: Storage, names: Sequence[str], runs: Sequence[str] | None = None) -> tuple[str, ...]:
+    """The same wherever the lake lies: what the index file says, where the storage lists nothing.
+
+    Raises DamagedError where that file is damaged or missing.
+    """
+    if storage.listable:
+        return listed_findings(storage, names, runs)
+    index = written_index(storage)
+    paths_of = [path for name in names for path in index.of(name)]
+    return tuple(path for path in paths_of if runs is None or path.split("/")[2] in runs)
 
 
 def written_index(storage: Storage) -> Index:
@@ -101,5 +119,7 @@ def _finished(storage: Storage) -> Index:
     return Index(tuple(name for name in index.runs if storage.exists(paths.batch_list(name))), index.findings)
 
 
-def _folders(storage: Storage, folder: str) -> list[str]:
-    return [entry.name for entry in storage.entries(folder) if NAME.fullmatch(entry.name)]
+def _folders_in(storage: Storage, folders: Sequence[str]) -> list[str]:
+    """Paths of the folders directly below some, asked for together; those with other names than NAME are left out."""
+    listed = zip(folders, storage.entries_of(folders), strict=True)
+    return [f"{folder}/{entry.name}" for folder, entries in listed for entry in entries if NAME.fullmatch(entry.name)]

@@ -13,7 +13,7 @@ import xarray as xr
 
 from vlmlake.errors import UnknownNameError, VlmlakeError
 from vlmlake.store_schema import json_text, paths, tables
-from vlmlake.store_schema.index import Index, listed_index, written_index
+from vlmlake.store_schema.index import Index, findings_of, listed_index, listed_runs, written_index
 from vlmlake.store_schema.run import Run
 from vlmlake.store_schema.run_record import read_record
 from vlmlake.store_schema.schema import FORMAT_VERSION
@@ -86,7 +86,7 @@ class Lake(Mapping[str, xr.Dataset]):
     @property
     def runs(self) -> tuple[str, ...]:
         """Names of all runs, sorted; of the finished ones where the storage lists nothing."""
-        return self.index().runs
+        return listed_runs(self.storage) if self.storage.listable else written_index(self.storage).runs
 
     def index(self) -> Index:
         """What is there now."""
@@ -125,7 +125,7 @@ class Lake(Mapping[str, xr.Dataset]):
         Raises VlmlakeError if there is no such table.
         """
         if table in tables.FINDINGS:
-            return tables.read(self.storage, self.index().of(table), tables.FINDINGS[table])
+            return tables.read(self.storage, findings_of(self.storage, [table]), tables.FINDINGS[table])
         if table == "skipped":
             return pa.concat_tables(
                 [tables.SKIPPED.empty_table(), *(self.run(name).skipped_rows() for name in self.runs)]

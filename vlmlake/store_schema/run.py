@@ -96,7 +96,7 @@ class Run:
 
         Raises DamagedError if one of its files is not as it was written.
         """
-        there = findings_of(self.storage, table, self.name)
+        there = findings_of(self.storage, [table], [self.name])
         return tables.frame(tables.read(self.storage, there, tables.FINDINGS[table])).filter(run=self.name)
 
     def findings_digest(self, table: str) -> str:
@@ -104,7 +104,7 @@ class Run:
 
         Raises DamagedError if the end of one of its files is no footer.
         """
-        there = findings_of(self.storage, table, self.name)
+        there = findings_of(self.storage, [table], [self.name])
         footers = tables.footers(self.storage, there)
         told = [[path, footer.get(seals.KEY)] for path, footer in zip(there, footers, strict=True)]
         return hashlib.sha256(json.dumps(told).encode()).hexdigest()
