@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -74,13 +75,13 @@ def sql(
     Example: vlmlake sql ./lake "select split, count(*) from examples group by split"
     """
     from vlmlake.queries.connect import findings_of
-    from vlmlake.queries.session import Session
 
     settings = options.storage_options(storage_option)
     target = _target(url, form, output, settings, options.storage_options(output_option))
-    opened = partial(Session.at, url, settings, runs=run or None, allow_files=allow_files, limit=limit_of(limit))
+    opened = partial(_opened, url, settings, runs=run or None, allow_files=allow_files, limit=limit_of(limit))
     if query is None and sys.stdin.isatty():
-        _converse(opened(), target, stats)
+        with opened() as session:
+            _converse(session, target, stats)
         return
     texts = _from_standard_input() if query is None else (query,)
     if len(texts) > 1 and target.form != "table":
@@ -127,7 +128,6 @@ def query(
     Example: vlmlake query confident-errors ./lake --param split=adversarial --format csv
     """
     from vlmlake.queries.connect import findings_of
-    from vlmlake.queries.session import Session
     from vlmlake.queries.shelf import named_values, shelf_query
     from vlmlake.queries.shelf_answers import bound
 
@@ -136,7 +136,7 @@ def query(
     asked.bind(given)
     target = _target(url, form, output, settings, options.storage_options(output_option))
     findings = findings_of(asked.sql)
-    with Session.at(url, settings, runs=run or None, limit=limit_of(limit), findings=findings) as session:
+    with _opened(url, settings, runs=run or None, limit=limit_of(limit), findings=findings) as session:
         _answer(session, asked.sql, bound(session, asked, given), target, explain, stats)
 
 
@@ -165,6 +165,19 @@ def _target(
     return target
 
 
+@contextmanager
+def _opened(url: str, settings: Mapping[str, Any], **how: Any) -> Iterator[Session]:
+    """A session, for as long as the block lasts. how: as of Session.at."""
+    from vlmlake.queries.session import Session
+
+    with Session.at(url, settings, **how) as session:
+        try:
+            yield session
+        finally:
+            # A refusal's traceback holds the connection that holds it: Python would end with DuckDB's list of leaks.
+            session.meter.refusal = None
+
+
 def _answer(
     session: Session, text: str, values: Mapping[str, Any] | None, target: Target, explain: bool, stats: bool
 ) -> None:
@@ -186,8 +199,7 @@ def _converse(session: Session, target: Target, stats: bool) -> None:
 
     if target.file is not None or target.form not in SHOWN:
         raise VlmlakeError("a prompt has many answers: expected a statement for --output")
-    with session:
-        Prompt(session, terminal(), target.form, stats).converse(own_history())
+    Prompt(session, terminal(), target.form, stats).converse(own_history())
 
 
 def _from_standard_input() -> tuple[str, ...]:

@@ -20,6 +20,7 @@ from rich.console import Console
 
 from vlmlake import cli
 from vlmlake.console.prompt import COMMANDS, Prompt, own_history
+from vlmlake.console.prompt_words import Words
 from vlmlake.errors import VlmlakeError
 from vlmlake.queries import Session, shelf
 from vlmlake.queries.statements import is_ended, statements
@@ -183,8 +184,19 @@ def test_words_are_offered(session, text, words):
     assert offered(session, text) == words
 
 
-def test_tab_completes(talk):
-    assert talk(raw=f"select count(*) as n from skip{TAB};{ENTER}") == ["n", "0"]
+def test_tab_completes(session, monkeypatch):
+    printed = io.StringIO()
+    with create_pipe_input() as keys, create_app_session(input=keys, output=DummyOutput()):
+        offer = Words.get_completions
+
+        def offered(self, document, event):
+            yield from offer(self, document, event)
+            keys.send_text(f";{ENTER}{CTRL_D}")  # not before: what is typed while words are looked up drops them
+
+        monkeypatch.setattr(Words, "get_completions", offered)
+        keys.send_text(f"select count(*) as n from skip{TAB}")
+        Prompt(session, Console(file=printed)).converse(InMemoryHistory())
+    assert printed.getvalue().split()[-2:] == ["n", "0"]
 
 
 @pytest.mark.parametrize(

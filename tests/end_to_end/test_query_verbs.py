@@ -298,3 +298,11 @@ def test_a_target_beside_the_lake_is_not_within_it(tmp_path):
     target = Target.of(None, str(tmp_path / "lake2" / "a.csv"))
     target.require_outside(Storage.at(str(tmp_path / "lake")))
     assert target.form == "csv"
+
+
+def test_a_refusal_is_one_line_to_the_end_of_the_process(lake_url):
+    arguments = ["-m", "vlmlake.cli", "query", "neighbours", lake_url, "--limit", "1kB"]
+    done = subprocess.run([sys.executable, *arguments], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr.startswith("vlmlake: this would fetch ")
+    assert done.stderr.count("\n") == 1
