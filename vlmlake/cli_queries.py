@@ -70,7 +70,7 @@ def sql(
     output_option: OutputOptions = None,
 ) -> None:
     """Ask a lake in SQL. Tables: runs, examples, answers, samples, skipped, results, metrics, labels, rankings,
-    interventions, outcomes; `.tables` of the prompt lists them, and the arrays.
+    interventions, outcomes. Arrays: hidden_states, readout_states, attention, attention_image, logits_top, tokens.
 
     Example: vlmlake sql ./lake "select split, count(*) from examples group by split"
     """
@@ -183,11 +183,16 @@ def _answer(
 ) -> None:
     from vlmlake.console import errors, terminal
     from vlmlake.console.answers import print_fetched, print_scans
+    from vlmlake.console.interruptible import StoppedError, interruptibly
 
-    if explain:
-        print_scans(terminal(), session.explain(text, values))
-        return
-    answer = session.ask(text, values)
+    try:
+        if explain:
+            print_scans(terminal(), interruptibly(session.connection, lambda: session.explain(text, values)))
+            return
+        answer = interruptibly(session.connection, lambda: session.ask(text, values))
+    except StoppedError:
+        print("vlmlake: stopped", file=sys.stderr)
+        raise typer.Exit(130) from None
     target.put(terminal(), answer.table)
     if stats:
         print_fetched(errors(), answer)

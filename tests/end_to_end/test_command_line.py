@@ -100,7 +100,7 @@ def test_shapes_then_extract_then_extract_again(run_cli, tiny_llava, tmp_path):
 def test_every_verb_explains_itself_with_an_example(run_cli):
     code, out, _ = run_cli("--help")
     assert code == 0
-    for verb in ("extract", "plan", "info", "analyze", "sql", "shapes", "demo"):
+    for verb in ("extract", "plan", "info", "analyze", "sql", "queries", "query", "shapes", "demo"):
         assert verb in out
         code, text, _ = run_cli(verb, "--help")
         assert code == 0

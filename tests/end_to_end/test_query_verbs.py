@@ -5,8 +5,10 @@ from __future__ import annotations
 import io
 import json
 import os
+import signal
 import subprocess
 import sys
+import threading
 
 import duckdb
 import pandas as pd
@@ -16,7 +18,7 @@ import pytest
 from vlmlake import open_lake
 from vlmlake.cli_queries import limit_of
 from vlmlake.console.answers import Target
-from vlmlake.queries import run_query, shelf, sql
+from vlmlake.queries import Session, run_query, shelf, sql
 from vlmlake.store_schema.sizes import size_in_words
 from vlmlake.store_schema.storage import Storage
 
@@ -298,6 +300,18 @@ def test_a_target_beside_the_lake_is_not_within_it(tmp_path):
     target = Target.of(None, str(tmp_path / "lake2" / "a.csv"))
     target.require_outside(Storage.at(str(tmp_path / "lake")))
     assert target.form == "csv"
+
+
+def test_ctrl_c_stops_a_statement(lake_url, monkeypatch, run_cli):
+    ask = Session.ask
+
+    def interrupted(self, *given):
+        signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+        return ask(self, *given)
+
+    monkeypatch.setattr(Session, "ask", interrupted)
+    endless = "select count(*) from range(10000000000) a, range(10000000000) b where a.range <> b.range"
+    assert run_cli("sql", lake_url, endless) == (130, "", "vlmlake: stopped\n")
 
 
 def test_a_refusal_is_one_line_to_the_end_of_the_process(lake_url):

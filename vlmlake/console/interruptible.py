@@ -18,10 +18,14 @@ AGAIN = 0.1
 Answer = TypeVar("Answer")
 
 
+class StoppedError(VlmlakeError):
+    """A person did not want to wait for the answer."""
+
+
 def interruptibly(connection: duckdb.DuckDBPyConnection, work: Callable[[], Answer]) -> Answer:
     """What `work` gives, which runs statements of the connection, in a thread of its own. To be called in the main one.
 
-    Raises VlmlakeError if Ctrl-C stopped it.
+    Raises StoppedError if Ctrl-C stopped it.
     """
     stopped = Event()
     before = signal.signal(signal.SIGINT, lambda *_: stopped.set())
@@ -34,5 +38,5 @@ def interruptibly(connection: duckdb.DuckDBPyConnection, work: Callable[[], Answ
     finally:
         signal.signal(signal.SIGINT, before)
     if stopped.is_set() and running.exception() is not None:
-        raise VlmlakeError("stopped") from running.exception()
+        raise StoppedError("stopped") from running.exception()
     return running.result()
