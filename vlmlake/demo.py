@@ -88,16 +88,15 @@ def checkpoints() -> list[Path]:
 
 def next_commands(lake: Path) -> Sequence[str]:
     """Commands for a reader who wants to go on."""
-    disagreements = (
-        "select e.run, e.question, a.answer, e.gold, exp(a.first_log_prob) as model, m.value as probe "
-        "from metrics m join examples e using (run, example) join answers a using (run, example) "
-        "where m.metric = 'probe_nested' and m.position = 'prompt_last' and m.condition is null and m.value < 0.5 "
-        "order by a.first_log_prob desc limit 10"
-    )
     vlmlake = "vlmlake" if shutil.which("vlmlake") else sys.argv[0]
+    query = f"{vlmlake} query {{}} {lake} --run {TINY_MODELS[0]} --param limit=5".format
     return (
         f"{vlmlake} info {lake}",
-        f'{vlmlake} sql {lake} "{disagreements}"',
+        query("probe-disagreements"),
+        f"{query('neighbours')} --stats",
+        f"{query('attended-tokens')} --param layer=block_2 --stats",
+        f'{vlmlake} sql {lake} "select layer, avg(list_sum(weights)) as image_share from attention_image '
+        "where position = 'prompt_last' group by layer order by layer_number(layer)\"",
         f"{vlmlake} analyze {lake} probes --where \"split = 'adversarial'\"",
         f"{vlmlake} ablate {lake} --run {TINY_MODELS[0]} --ranking attribution --top 1,5,20 --plan",
         f"{vlmlake} verify {lake} --replay 5",
