@@ -33,6 +33,7 @@ bench: $(VENV)/installed | $(TMPDIR)
 	$(BIN)/python benchmarks/store.py --check
 	$(BIN)/python benchmarks/analysis.py --check
 	$(BIN)/python benchmarks/interventions.py --check
+	$(BIN)/python benchmarks/queries.py --check
 
 $(TMPDIR):
 	mkdir -p $@

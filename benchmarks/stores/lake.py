@@ -13,10 +13,11 @@ from vlmlake.store_schema.finish import finish
 from vlmlake.store_schema.lake import create_lake, open_lake
 from vlmlake.store_schema.run_record import RunRecord
 from vlmlake.store_schema.schema import ALWAYS, Extents, layer_names, position_names
-from vlmlake.store_schema.stored_array import _indexes
+from vlmlake.store_schema.shard_part import _indexes
 
 MODEL = "benchmark"
 VOCABULARY = 64
+SPLITS = ("random", "popular", "adversarial")
 
 
 def plan(array: str, batches: int, examples: int, **lengths: int) -> RunRecord:
@@ -62,12 +63,17 @@ class Writer:
 
     def _rows(self, number: int, count: int) -> list[dict[str, Any]]:
         first = number * self.record.extents.example_rows
-        words = {"dataset": "pope", "split": "random", "question": "Is there a car in the image?", "gold": "yes"}
+        words = {"dataset": "pope", "question": "Is there a car in the image?", "gold": "yes"}
         return [
-            {**words, "run": self.record.name, "example": f"pope-random-{row:06d}", "batch": number, "row": row}
-            | {"prefix": row, "image": f"{row}.jpg", "prefix_tokens": 1, "suffix_tokens": 1, "answer_tokens": 1}
+            {**words, "run": self.record.name, "example": f"pope-{row:06d}", "split": self._split(row), "batch": number}
+            | {"row": row, "prefix": row, "image": f"{row}.jpg", "prefix_tokens": 1, "suffix_tokens": 1}
+            | {"answer": "no" if row % 5 == 0 else "yes", "answer_tokens": 1}
             for row in range(first, first + count)
         ]
+
+    def _split(self, row: int) -> str:
+        """One after the other, as POPE's files are read."""
+        return SPLITS[row * len(SPLITS) // self.record.rows]
 
 
 def write_states(url: str, states: States, options: Mapping[str, Any] | None = None) -> None:

@@ -31,7 +31,7 @@ def narrowed(connection: duckdb.DuckDBPyConnection, query: str, parameters: Mapp
 
     `key IN (SELECT ...)` becomes a list of constants where the subquery stands by itself and reads tables only. A
     relation that is joined by `USING (..., example, ...)` with tables reads those examples alone that they have under
-    the conditions on them. Anything else, and what is no SELECT, comes back as it is.
+    the conditions on them. Anything else, what chooses all examples, and what is no SELECT, comes back as it is.
     """
     tree = _serialised(connection, query)
     if tree is None or not _mentions(tree, BY_EXAMPLE):
@@ -95,6 +95,8 @@ class _Narrower:
         values = self._values(node["subquery"]["node"], scope)
         if values is None or self.text[start:end][:1] + self.text[start:end][-1:] != b"()":
             return None
+        if node["child"]["column_names"][-1] == "example" and self._are_all(values):
+            return None
         if not values:
             return (start, end, f"({NO_VALUE[node['child']['column_names'][-1]]})") if positive else None
         return start, end, _listed(values)
@@ -108,7 +110,7 @@ class _Narrower:
         conditions = [part for part in _conjuncts(node["where_clause"]) if not _mentions(part, BY_EXAMPLE)]
         fitting = [part for part in conditions if self._runs(_examples_of(tables, [part]), scope)]
         values = self._values(_examples_of(tables, fitting), scope)
-        if values is None:
+        if values is None or self._are_all(values):
             return
         chosen = f"example IN {_listed(values)}" if values else "false"
         for leaf in leaves:
@@ -116,6 +118,11 @@ class _Narrower:
             name, alias = leaf["table_name"], (leaf["alias"] or leaf["table_name"]).replace('"', '""')
             own = f"(SELECT * FROM {name} WHERE {chosen})"  # noqa: S608
             yield start, end, f'{own} AS "{alias}"'
+
+    def _are_all(self, examples: Sequence[Any]) -> bool:
+        """Whether there are no others: naming thousands of them costs more than the reading, and leaves none out."""
+        there = self.connection.execute("SELECT DISTINCT example FROM examples").fetchall()
+        return {example for (example,) in there} <= set(examples)
 
     def _runs(self, node: Node, scope: Mapping[str, Any]) -> bool:
         return self._values(node, scope, limit=0) is not None
