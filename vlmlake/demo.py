@@ -95,7 +95,7 @@ def next_commands(lake: Path) -> Sequence[str]:
         query("probe-disagreements"),
         f"{query('neighbours')} --stats",
         f"{query('attended-tokens')} --param layer=block_2 --stats",
-        f'{vlmlake} sql {lake} "select layer, avg(list_sum(weights)) as image_share from attention_image '
+        f'{vlmlake} sql {lake} "select layer, avg(list_sum(weights)) as image_share from attention_image '  # noqa: S608 - a command to be typed
         "where position = 'prompt_last' group by layer order by layer_number(layer)\"",
         f"{vlmlake} analyze {lake} probes --where \"split = 'adversarial'\"",
         f"{vlmlake} ablate {lake} --run {TINY_MODELS[0]} --ranking attribution --top 1,5,20 --plan",
