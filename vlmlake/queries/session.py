@@ -81,7 +81,10 @@ class Session:
 
     def explain(self, query: str, parameters: Parameters | None = None) -> tuple[ScanFacts, ...]:
         """What `ask` would fetch of arrays; nothing of them is fetched but the indexes of their shards."""
-        self._run(query, dict(parameters or {}), reads=False)
+        try:
+            self._run(query, dict(parameters or {}), reads=False)
+        finally:
+            self.meter.reads = True
         return tuple(self.meter.scans)
 
     def names(self) -> dict[str, tuple[str, ...]]:
