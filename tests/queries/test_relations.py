@@ -22,7 +22,7 @@ WITHOUT_PREFIX = tuple(name for name in EVERY_ARRAY if not name.startswith("pref
 PLANS = {
     "float16": (Plan(),),
     "bfloat16, unshared": (Plan(dtype="bfloat16", shared=False),),
-    "float32, images of one size, cells in no order": (Plan("shuffled", "float32", grids=((3, 4),)),),
+    "float32, images of one size, cells in no order": (Plan("shuffled", "float32", grids=((3, 4),), behind=(1,)),),
     "full": (Plan(arrays=BUILT_IN["full"]),),
     "suffix": (Plan(arrays=BUILT_IN["suffix"], shared=False),),
     "readout": (Plan(arrays=BUILT_IN["readout"]),),
@@ -33,6 +33,7 @@ PLANS = {
     "no embed, few words": (Plan(layers=("block_1",), vocab=7),),
     "some batches": (Plan(committed=(2, 0)),),
     "no batch": (Plan(committed=()),),
+    "images of two sizes, prefixes of one": (Plan(grids=((2, 3), (3, 2)), behind=(2,), shared=False),),
     "families": (
         Plan("a", hidden=4, grids=((2, 2),), arrays=BUILT_IN["suffix"]),
         Plan("b", "bfloat16", hidden=6, shared=False, heads=3, grids=((3, 3),)),
@@ -104,7 +105,8 @@ def test_rows_read_in_small_pieces_are_the_same(opened, monkeypatch, relation):
 
 
 def test_vectors_of_one_width_are_arrays_and_of_several_are_lists(tmp_path):
-    url = make_lake(str(tmp_path / "lake"), Plan("a"), Plan("b", hidden=6, committed=(0,))).url
+    fixed = Plan("c", grids=((3, 3),), behind=(1,))
+    url = make_lake(str(tmp_path / "lake"), Plan("a"), Plan("b", hidden=6, committed=(0,)), fixed).url
 
     def kind(column, relation, runs=None):
         with connect(url, runs=runs) as connection:
@@ -113,6 +115,8 @@ def test_vectors_of_one_width_are_arrays_and_of_several_are_lists(tmp_path):
     assert kind("vector", "hidden_states") == kind("vector", "readout_states") == "FLOAT[]"
     assert kind("vector", "hidden_states", ["a"]) == "FLOAT[4]"
     assert kind("vector", "readout_states", ["b"]) == "FLOAT[6]"
+    assert kind("weights", "attention_image", ["c"]) == "FLOAT[9]"
+    assert kind("weights", "attention_image") == "FLOAT[]"
     assert kind("weights", "attention", ["a"]) == kind("weights", "attention_image", ["a"]) == "FLOAT[]"
 
 
