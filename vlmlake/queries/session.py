@@ -106,8 +106,9 @@ class Session:
             relation = self.connection.sql(asked, params=given) if given else self.connection.sql(asked)
             return pa.table({}) if relation is None else relation.to_arrow_table()
         except duckdb.Error as error:
-            if self.meter.refusal is not None:
-                raise self.meter.refusal from error
+            if (refusal := self.meter.refusal) is not None:
+                self.meter.refusal = None  # it holds its traceback, which holds this connection, for ever
+                raise refusal from error
             raise VlmlakeError(f"SQL: {in_a_line(error)}") from error
 
 
