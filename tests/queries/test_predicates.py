@@ -172,7 +172,7 @@ def outcome(run, query):
         return str(error).removeprefix("SQL: ").split(":")[0]
 
 
-@settings(max_examples=200, deadline=None, derandomize=True)
+@settings(max_examples=120, deadline=None, derandomize=True)
 @given(asked=asked_in_sql())
 def test_any_condition_in_sql_has_the_rows_of_tables_in_memory(session, connection, plain, asked):
     relation, columns, condition, limit = asked
@@ -272,7 +272,7 @@ def applied(frame, steps, columns):
     return frame.collect() if columns is None else frame.select(columns).collect()
 
 
-@settings(max_examples=250, deadline=None, derandomize=True)
+@settings(max_examples=80, deadline=None, derandomize=True)
 @given(asked=asked_in_polars())
 def test_any_steps_in_polars_have_the_rows_of_frames_in_memory(runs, frames, asked):
     relation, steps, columns = asked

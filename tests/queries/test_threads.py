@@ -60,7 +60,9 @@ def asked_by_threads(url, how):
 
 @pytest.mark.parametrize("how", ["connections", "sessions"])
 def test_two_hundred_queries_of_four_threads_end_and_agree(tmp_path, how):
-    url = make_lake(str(tmp_path / "lake"), Plan("a", committed=(0, 1)), Plan("b", shared=False, hidden=6)).url
+    url = make_lake(
+        str(tmp_path / "lake"), Plan("a", committed=(0,)), Plan("b", shared=False, hidden=6, committed=(1,))
+    ).url
     # In a process of its own: what hangs in a lock cannot be interrupted from within.
     done = subprocess.run([sys.executable, "-c", PROGRAM, url, how], capture_output=True, text=True, timeout=TIMEOUT)
     assert done.stdout.split() == ["200"], done.stderr

@@ -40,7 +40,7 @@ def whole(storage, planned, name):
     return array, array[...] if array.ndim == 1 else array[:]
 
 
-@settings(max_examples=120, deadline=None, derandomize=True)
+@settings(max_examples=80, deadline=None, derandomize=True)
 @given(data=st.data())
 def test_points_are_what_numpy_picks(laid_out, data):
     storage, planned = laid_out
