@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+import subprocess
+import sys
 import weakref
 
 import duckdb
@@ -119,11 +121,26 @@ def test_polars_raises_it_as_it_is(lake, fetched):
     assert len(scan(lake.run("toy"), "hidden_states", limit=None).collect()) > 2
 
 
-def test_a_refusal_holds_on_to_no_connection(lake):
+@pytest.mark.parametrize("how", ["ask", "execute"])
+def test_a_refusal_holds_on_to_no_connection(lake, how):
     session = Session.at(lake.url, limit=100_000)
     meter = weakref.ref(session.meter)
-    with session, pytest.raises(TooMuchError):
-        session.ask(EVERYTHING)
+    with session, pytest.raises((TooMuchError, duckdb.Error)):
+        (session.ask if how == "ask" else session.connection.execute)(EVERYTHING)
     del session
     gc.collect()
     assert meter() is None
+
+
+def test_nothing_is_said_at_the_end_of_a_program_that_was_refused(lake):
+    program = f"""
+import duckdb
+from vlmlake.queries import connect
+with connect({lake.url!r}, limit=5) as connection:
+    try:
+        connection.execute("select vector from hidden_states").fetchall()
+    except duckdb.Error as error:
+        print("refused")
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    assert (done.stdout.strip(), done.stderr) == ("refused", "")

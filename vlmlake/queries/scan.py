@@ -6,6 +6,7 @@ The one place where vlmlake meets Polars' `register_io_source`; DuckDB reads the
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
+from copy import copy
 from dataclasses import dataclass
 from math import prod
 
@@ -68,7 +69,7 @@ def lazy_relation(relation: Relation, views: Sequence[RunView], meter: Meter) ->
             if meter.reads:
                 yield from asked.frames()
         except VlmlakeError as error:
-            meter.refusal = error
+            meter.refusal = copy(error)  # without its traceback, which would hold the connection for ever
             raise
 
     return register_io_source(source, schema=schema, validate_schema=True)
