@@ -28,8 +28,8 @@ LONGEST_SUFFIX, LONGEST_ANSWER = 18, 2
 
 @dataclass(frozen=True)
 class Plan:
-    """What a made-up run is. grids: patches of the images, in turn; before: system tokens before an image; committed:
-    batches that are there, of three.
+    """What a made-up run is. grids: patches of the images, in turn; behind: system tokens behind an image, in turn;
+    committed: batches that are there, of three.
     """
 
     model: str = "toy"
@@ -39,6 +39,7 @@ class Plan:
     layers: Sequence[str] = LAYERS
     positions: Sequence[str] = POSITIONS
     grids: Sequence[tuple[int, int]] = ((2, 2), (3, 6))
+    behind: Sequence[int] = (0, 1)
     hidden: int = 4
     heads: int = 2
     vocab: int = 13
@@ -54,7 +55,7 @@ class Plan:
             layers=len(self.layers),
             heads=self.heads,
             tokens=LONGEST_SUFFIX + LONGEST_ANSWER,
-            prefix_tokens=2 + max(rows * columns for rows, columns in self.grids),
+            prefix_tokens=1 + max(self.behind) + max(rows * columns for rows, columns in self.grids),
             positions=len(self.positions),
             hidden=self.hidden,
             vocab=self.vocab,
@@ -107,7 +108,9 @@ class _Batch:
         if not plan.shared:
             grids[1] = grids[0]  # two questions about one image
         self.grids = grids
-        self.prefix_length = [1 + rows * columns + prefix % 2 for prefix, (rows, columns) in enumerate(grids)]
+        self.prefix_length = [
+            1 + rows * columns + plan.behind[prefix % len(plan.behind)] for prefix, (rows, columns) in enumerate(grids)
+        ]
         self.arrays = {
             spec.name: np.full(
                 [extents.shard(dimension) for dimension in spec.dimensions],
@@ -139,7 +142,7 @@ class _Batch:
     def _fill_prefix(self, prefix: int, length: int, grid: tuple[int, int]) -> None:
         patches = grid[0] * grid[1]
         cells = self.rng.permutation(patches) if self.plan.model == "shuffled" else np.arange(patches)
-        roles = [SYSTEM, *[IMAGE] * patches, SYSTEM][:length]
+        roles = [SYSTEM, *[IMAGE] * patches, *[SYSTEM] * (length - patches - 1)]
         self._put("prefix_token_role", (prefix, slice(length)), np.array(roles))
         self._put("prefix_token_id", (prefix, slice(length)), self.rng.integers(0, self.plan.vocab, length))
         self._put("image_row", (prefix, slice(1, 1 + patches)), cells // grid[1])

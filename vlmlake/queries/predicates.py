@@ -10,12 +10,9 @@ import polars as pl
 
 @dataclass(frozen=True)
 class KeyConditions:
-    """Parts of a condition, all of which hold of a row if the condition does, each with the keys that it names. whole:
-    whether the condition has no other parts.
-    """
+    """Parts of a condition, all of which hold of a row if the condition does, each with the keys that it names."""
 
     parts: tuple[tuple[pl.Expr, frozenset[str]], ...] = ()
-    whole: bool = True
 
     @classmethod
     def of(cls, predicate: pl.Expr | None, keys: Collection[str]) -> KeyConditions:
@@ -23,8 +20,7 @@ class KeyConditions:
         found = (
             [] if predicate is None else [(part, frozenset(part.meta.root_names())) for part in conjuncts(predicate)]
         )
-        parts = tuple((part, names) for part, names in found if names <= set(keys))
-        return cls(parts, len(parts) == len(found))
+        return cls(tuple((part, names) for part, names in found if names <= set(keys)))
 
     @property
     def names(self) -> frozenset[str]:

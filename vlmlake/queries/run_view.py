@@ -10,6 +10,7 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
+from vlmlake.errors import DamagedError
 from vlmlake.store_schema import tables
 from vlmlake.store_schema.commit import Commit
 from vlmlake.store_schema.commits import rows_of, visible
@@ -103,7 +104,12 @@ class RunView:
 
     @cached_property
     def map_length(self) -> int | None:
-        """How many image tokens every prefix has; none where they differ, or where there is no example."""
+        """How many image tokens every prefix has; none where they differ, where there is no example, or where that
+        cannot be read: what needs it says so.
+        """
         if self.examples["prefix_tokens"].n_unique() != 1:
             return None
-        return len(self.image_tokens(self.examples["prefix"].head(1).to_numpy())[0])
+        try:
+            return len(self.image_tokens(self.examples["prefix"].head(1).to_numpy())[0])
+        except DamagedError:
+            return None

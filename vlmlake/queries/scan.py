@@ -5,7 +5,8 @@ The one place where vlmlake meets Polars' `register_io_source`; DuckDB reads the
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from copy import copy
 from dataclasses import dataclass
 from functools import cached_property
 from math import prod
@@ -69,7 +70,7 @@ def lazy_relation(relation: Relation, views: Sequence[RunView], meter: Meter) ->
             if meter.reads:
                 yield from asked.frames()
         except VlmlakeError as error:
-            meter.refusal = error
+            meter.refusal = copy(error)  # without its traceback, which would hold the connection for ever
             raise
 
     return register_io_source(source, schema=schema, validate_schema=True, is_pure=True)
@@ -86,7 +87,9 @@ def require_kept(relation: Relation, views: Sequence[RunView]) -> None:
 
 @dataclass(frozen=True)
 class _Scan:
-    """What one query wants of a relation. columns: in the order in which it wants them."""
+    """What one query wants of a relation. columns: in the order in which it wants them. n_rows: the first so many rows
+    before the predicate, as Polars means it.
+    """
 
     relation: Relation
     views: Sequence[RunView]
@@ -105,22 +108,20 @@ class _Scan:
 
     @cached_property
     def conditions(self) -> KeyConditions:
-        return KeyConditions.of(self.predicate, self.relation.keys)
+        """Those that decide which rows are looked at; none where rows are counted before the predicate."""
+        return KeyConditions.of(self.predicate if self.n_rows is None else None, self.relation.keys)
 
     def facts(self, most: int | None) -> ScanFacts:
         """What the scan selects. most: bytes beyond which the rest is guessed from what was looked at."""
-        units = list(self._units())
         there = sum(self._chunks_there(view) for view in self.views)
-        rows, cost = 0, Cost()
-        enough = self.n_rows if self.conditions.whole else None
-        for done, unit in enumerate(units if self.values else (), start=1):
-            chosen = self.relation.rows(unit, (), self.conditions)
-            chosen = chosen if enough is None else chosen.head(enough - rows)
-            rows += len(chosen)
-            if len(chosen):
-                cost = sum((cost_of(*read) for read in self.relation.reads(unit, chosen)), cost)
-            if rows == enough:
-                break
+        if not self.values:
+            return ScanFacts(self.relation.name, 0, 0, there, 0, 0)
+        units = list(self._units())
+        rows, cost, of_arrays = 0, Cost(), bool(self.values - self.relation.of_tokens)
+        for done, unit, piece in self._pieces(units, ()):
+            rows += len(piece)
+            if of_arrays:
+                cost = sum((cost_of(*read) for read in self.relation.reads(unit, piece)), cost)
             if most is not None and cost.bytes > most:
                 whole = len(units) / done
                 rows, cost = int(rows * whole), cost.times(whole)
@@ -128,20 +129,24 @@ class _Scan:
         return ScanFacts(self.relation.name, rows, cost.chunks, there, cost.bytes, cost.requests)
 
     def frames(self) -> Iterator[pl.DataFrame]:
-        """The rows, at most n_rows of them."""
+        """The rows."""
+        for _, unit, piece in self._pieces(self._units(), self.needed & set(self.relation.keys)):
+            found = self._finished(unit, piece)
+            if len(found):
+                yield found
+
+    def _pieces(self, units: Iterable[Unit], keys: Collection[str]) -> Iterator[tuple[int, Unit, pl.DataFrame]]:
+        """What is read at a time: its unit's number from 1, the unit, and some of its rows with the wanted keys."""
         left = self.n_rows
-        for unit in self._units():
-            chosen = self.relation.rows(unit, self.needed & set(self.relation.keys), self.conditions)
-            if left is not None and self.conditions.whole:
-                chosen = chosen.head(left)
-            for rows in chosen.iter_slices(self._piece(unit.view)):
-                found = self._finished(unit, rows)
-                if left is not None:
-                    found, left = found.head(left), left - min(left, len(found))
-                if len(found):
-                    yield found
-                if left == 0:
-                    return
+        for done, unit in enumerate(units, start=1):
+            rows = self.relation.rows(unit, keys, self.conditions)
+            if left is not None:
+                rows, left = rows.head(left), left - min(left, len(rows))
+            for piece in rows.iter_slices(self._piece(unit.view)):
+                if len(piece):
+                    yield done, unit, piece
+            if left == 0:
+                return
 
     def _finished(self, unit: Unit, rows: pl.DataFrame) -> pl.DataFrame:
         values = self.relation.read(unit, rows, self.values) if self.values else {}

@@ -81,7 +81,10 @@ class Session:
 
     def explain(self, query: str, parameters: Parameters | None = None) -> tuple[ScanFacts, ...]:
         """What `ask` would fetch of arrays; nothing of them is fetched but the indexes of their shards."""
-        self._run(query, dict(parameters or {}), reads=False)
+        try:
+            self._run(query, dict(parameters or {}), reads=False)
+        finally:
+            self.meter.reads = True
         return tuple(self.meter.scans)
 
     def names(self) -> dict[str, tuple[str, ...]]:
@@ -103,8 +106,9 @@ class Session:
             relation = self.connection.sql(asked, params=given) if given else self.connection.sql(asked)
             return pa.table({}) if relation is None else relation.to_arrow_table()
         except duckdb.Error as error:
-            if self.meter.refusal is not None:
-                raise self.meter.refusal from error
+            if (refusal := self.meter.refusal) is not None:
+                self.meter.refusal = None  # it holds its traceback, which holds this connection, for ever
+                raise refusal from error
             raise VlmlakeError(f"SQL: {in_a_line(error)}") from error
 
 

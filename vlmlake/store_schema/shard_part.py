@@ -49,8 +49,8 @@ class ShardPart:
             raise self.damaged(str(error)) from error
         if key := self.remembered():
             _indexes[key] = index
-            while len(_indexes) > INDEXES_KEPT:
-                _indexes.pop(next(iter(_indexes)), None)
+            for old in list(_indexes)[: max(0, len(_indexes) - INDEXES_KEPT)]:  # a copy: other threads add meanwhile
+                _indexes.pop(old, None)
         return index
 
     def index_span(self) -> tuple[str, int, int]:

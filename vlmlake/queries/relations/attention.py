@@ -121,6 +121,7 @@ class AttentionImage(Attention):
 
     name = "attention_image"
     arrays: ClassVar[tuple[str, ...]] = (PREFIX, SUFFIX, READOUT)
+    of_tokens: ClassVar[frozenset[str]] = frozenset({"grid_rows", "grid_columns"})
 
     def values(self, views: Sequence[RunView]) -> Types:
         weights = vector_type([view.map_length for view in views])

@@ -38,13 +38,15 @@ class Unit:
 
 class Relation(ABC):
     """name: in SQL. arrays: one of them at least must be kept, or the run has no rows here; none for a relation of
-    every run. by_layer: whether it has a column `layer`; blocks_only: without rows of `embed`.
+    every run. by_layer: whether it has a column `layer`; blocks_only: without rows of `embed`. of_tokens: values that
+    follow from what each token is, so that none of `arrays` is read for them.
     """
 
     name: ClassVar[str]
     arrays: ClassVar[tuple[str, ...]] = ()
     by_layer: ClassVar[bool] = False
     blocks_only: ClassVar[bool] = False
+    of_tokens: ClassVar[frozenset[str]] = frozenset()
 
     @property
     @abstractmethod
@@ -84,7 +86,7 @@ class Relation(ABC):
 
     @abstractmethod
     def reads(self, unit: Unit, rows: pl.DataFrame) -> Iterator[tuple[StoredArray, Points]]:
-        """The places in arrays that the values of some of a unit's rows are read from."""
+        """The places in arrays that the values of some of a unit's rows are read from, but for those in `of_tokens`."""
 
     @abstractmethod
     def read(self, unit: Unit, rows: pl.DataFrame, wanted: Collection[str]) -> dict[str, pl.Series]:
