@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -75,10 +74,11 @@ def sql(
     Example: vlmlake sql ./lake "select split, count(*) from examples group by split"
     """
     from vlmlake.queries.connect import findings_of
+    from vlmlake.queries.session import Session
 
     settings = options.storage_options(storage_option)
     target = _target(url, form, output, settings, options.storage_options(output_option))
-    opened = partial(_opened, url, settings, runs=run or None, allow_files=allow_files, limit=limit_of(limit))
+    opened = partial(Session.at, url, settings, runs=run or None, allow_files=allow_files, limit=limit_of(limit))
     if query is None and sys.stdin.isatty():
         with opened() as session:
             _converse(session, target, stats)
@@ -128,6 +128,7 @@ def query(
     Example: vlmlake query confident-errors ./lake --param split=adversarial --format csv
     """
     from vlmlake.queries.connect import findings_of
+    from vlmlake.queries.session import Session
     from vlmlake.queries.shelf import named_values, shelf_query
     from vlmlake.queries.shelf_answers import bound
 
@@ -136,7 +137,7 @@ def query(
     asked.bind(given)
     target = _target(url, form, output, settings, options.storage_options(output_option))
     findings = findings_of(asked.sql)
-    with _opened(url, settings, runs=run or None, limit=limit_of(limit), findings=findings) as session:
+    with Session.at(url, settings, runs=run or None, limit=limit_of(limit), findings=findings) as session:
         _answer(session, asked.sql, bound(session, asked, given), target, explain, stats)
 
 
@@ -163,19 +164,6 @@ def _target(
     if target.file is not None:
         target.require_outside(Storage.at(url, settings))
     return target
-
-
-@contextmanager
-def _opened(url: str, settings: Mapping[str, Any], **how: Any) -> Iterator[Session]:
-    """A session, for as long as the block lasts. how: as of Session.at."""
-    from vlmlake.queries.session import Session
-
-    with Session.at(url, settings, **how) as session:
-        try:
-            yield session
-        finally:
-            # A refusal's traceback holds the connection that holds it: Python would end with DuckDB's list of leaks.
-            session.meter.refusal = None
 
 
 def _answer(

@@ -103,6 +103,10 @@ NARROWED = {
     "comments": "select count(*) from tokens /* '( */ where example in /* ) */ (select -- )\n example "
     "from examples where row = 0)",
     "join": "select h.token, vector from hidden_states h join examples e using (run, example) where e.row = 1",
+    "window as far as the example": "with one as (select *, row_number() over (partition by run order by row, example) "
+    "as n from examples) select count(*) from tokens join one using (run, example) where n <= 2",
+    "limit as far as the example": "select count(*) from tokens join (select * from examples order by run, row desc, "
+    "example limit 2) using (run, example)",
     "join the other way": "select count(*) from examples join tokens using (run, example) where split = 'odd'",
     "join in capitals": "SELECT COUNT(*) FROM TOKENS JOIN EXAMPLES USING (RUN, EXAMPLE) WHERE EXAMPLES.ROW = 1",
     "join of three": "select count(*) from hidden_states h join tokens t using (run, example, token) join examples e "
@@ -181,6 +185,10 @@ CHANGING = {
     "sample of a relation": "select count(*) from tokens tablesample 3 rows join examples using (run, example)",
     "sample of a table": "select count(*) from tokens join examples tablesample 3 rows using (run, example)",
     "limit in a join": "select count(*) from tokens join (select * from examples limit 1) using (run, example)",
+    "limit by a part of the key": "select count(*) from tokens join (select * from examples order by row limit 1) "
+    "using (run, example)",
+    "window by a part of the key": "select count(*) from tokens join (select *, row_number() over (order by example) "
+    "as n from examples) using (run, example) where n = 1",
     "window in a join": "select count(*) from tokens join (select *, row_number() over () as n from examples) "
     "using (run, example) where n = 1",
     "any value in a cte": "with one as (select any_value(example) as example from examples) select count(*) "

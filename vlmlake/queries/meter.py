@@ -56,11 +56,12 @@ class Meter:
 
     def admit(self, facts: ScanFacts) -> None:
         """Note a scan. Raises TooMuchError if it, or all since `begin`, are beyond the limit."""
+        if not self.together:
+            self.scans.clear()
         self.scans.append(facts)
-        scans = self.scans if self.together else [facts]
-        total = sum(scan.bytes for scan in scans)
+        total = sum(scan.bytes for scan in self.scans)
         if self.most is not None and total > self.most:
-            told = ", ".join(f"{size_in_words(scan.bytes)} of {scan.relation}" for scan in scans if scan.bytes)
+            told = ", ".join(f"{size_in_words(scan.bytes)} of {scan.relation}" for scan in self.scans if scan.bytes)
             raise TooMuchError(
                 f"this would fetch about {told}, the limit is {size_in_words(self.most)}: compare run, example, layer, "
                 "head, position, token or role with constants, as in layer = 'block_20' or example in (select ...), or "

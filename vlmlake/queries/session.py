@@ -21,7 +21,7 @@ Parameters = Mapping[str, Any]
 @dataclass(frozen=True)
 class Answer:
     """table: of the statement, without columns for one that answers nothing. scans: of array relations, in the order in
-    which they ran. bytes, requests: what was fetched from the storage while it ran.
+    which they ran. bytes, requests: what was fetched from the storage while it ran, by all sessions of its catalog.
     """
 
     table: pa.Table
@@ -107,7 +107,7 @@ class Session:
             return pa.table({}) if relation is None else relation.to_arrow_table()
         except duckdb.Error as error:
             if (refusal := self.meter.refusal) is not None:
-                self.meter.refusal = None  # it holds its traceback, which holds this connection, for ever
+                self.meter.refusal = None  # else its traceback would hold this connection for ever
                 raise refusal from error
             raise VlmlakeError(f"SQL: {in_a_line(error)}") from error
 

@@ -120,7 +120,7 @@ def _in_one_shard(
     chunks = [tuple(place) for place in lead[first].tolist()]
     wanted = [(*place, *tail) for place in chunks for tail in _tails(form, axes)]
     bounds = np.append(first, len(which))
-    return _PointsInShard(ShardPart(array, form, batch, wanted), which, chunks, bounds, places % form.chunks[:axes])
+    return _PointsInShard(array.part(batch, wanted), which, chunks, bounds, places % form.chunks[:axes])
 
 
 def _tails(form: ShardFormat, axes: int) -> list[Place]:

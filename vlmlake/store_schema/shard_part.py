@@ -4,18 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from vlmlake.errors import DamagedError
 from vlmlake.store_schema.arrays import shard_file
+from vlmlake.store_schema.commit import ShardFacts
 from vlmlake.store_schema.retries import BeyondEndError
+from vlmlake.store_schema.run_record import RunRecord
+from vlmlake.store_schema.schema import ArraySpec
 from vlmlake.store_schema.shard_reader import DamagedShardError, Place, ShardFormat, Span
 from vlmlake.store_schema.storage import Storage
-
-if TYPE_CHECKING:
-    from vlmlake.store_schema.stored_array import StoredArray
 
 INDEXES_KEPT = 4096
 """Shard indexes that a process remembers; each is read once for all layers and positions."""
@@ -23,22 +22,26 @@ INDEXES_KEPT = 4096
 
 @dataclass(frozen=True)
 class ShardPart:
-    """places: the chunks that are wanted of the shard of batch `number`."""
+    """facts: what the batch's commit says of the shard; none for an array that the run shares, or where no commit says
+    that it is there. places: the chunks that are wanted of the shard of batch `number`.
+    """
 
-    array: StoredArray
+    storage: Storage
+    record: RunRecord
+    spec: ArraySpec
+    facts: ShardFacts | None
     form: ShardFormat
     number: int
     places: Sequence[Place]
 
     @property
     def path(self) -> str:
-        return shard_file(self.array.record, self.array.spec, self.number)
+        return shard_file(self.record, self.spec, self.number)
 
     def damaged(self, why: str) -> DamagedError:
-        array = self.array
         return DamagedError(
-            f"{array.spec.name} of batch {self.number} of {array.record.name} is damaged: {why} ({self.path} of "
-            f"{array.storage.url}); `vlmlake verify` says what else is"
+            f"{self.spec.name} of batch {self.number} of {self.record.name} is damaged: {why} ({self.path} of "
+            f"{self.storage.url}); `vlmlake verify` says what else is"
         )
 
     def learn(self, tail: bytes) -> np.ndarray:
@@ -55,36 +58,34 @@ class ShardPart:
 
     def index_span(self) -> tuple[str, int, int]:
         """Where the shard's index lies; counted from the end only on the web, since not every object store does."""
-        facts, size = self.array.shards.get(self.number), self.form.index_bytes
-        if facts is None and not self.array.spec.once:
+        facts, size = self.facts, self.form.index_bytes
+        if facts is None and not self.spec.once:
             raise self.damaged("rows of other batches point to it, and no commit says that it is there")
         if facts and facts.bytes < size:
             raise self.damaged(f"its commit says {facts.bytes} bytes, less than its index has")
-        if facts is None and not self.array.storage.listable:
+        if facts is None and not self.storage.listable:
             return self.path, -size, 0
         end = facts.bytes if facts else self._length()
         return self.path, max(0, end - size), end
 
     def _length(self) -> int:
         try:
-            return self.array.storage.length(self.path)
+            return self.storage.length(self.path)
         except FileNotFoundError as error:
             raise self.damaged("its shard is missing") from error
 
     def spans(self, index: np.ndarray) -> dict[Place, Span]:
         """Where the wanted chunks lie, all inside the shard."""
-        facts = self.array.shards.get(self.number)
         found = self.form.spans_at(index, self.places)
         try:
-            self.form.require_inside(found.values(), facts.bytes if facts else None)
+            self.form.require_inside(found.values(), self.facts.bytes if self.facts else None)
         except DamagedShardError as error:
             raise self.damaged(str(error)) from error
         return found
 
     def remembered(self) -> tuple[str, str, int] | None:
         """Names this very shard, whatever is put in its place later."""
-        facts = self.array.shards.get(self.number)
-        return (self.array.storage.address, self.path, facts.crc32) if facts else None
+        return (self.storage.address, self.path, self.facts.crc32) if self.facts else None
 
 
 _indexes: dict[tuple[str, str, int], np.ndarray] = {}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,7 +13,7 @@ from vlmlake.store_schema.commit import ShardFacts
 from vlmlake.store_schema.run_record import RunRecord
 from vlmlake.store_schema.schema import ArraySpec
 from vlmlake.store_schema.shard_part import ShardPart, read_chunks
-from vlmlake.store_schema.shard_reader import DamagedShardError
+from vlmlake.store_schema.shard_reader import DamagedShardError, Place
 from vlmlake.store_schema.storage import Storage
 
 AxisKey = int | slice | list[int] | np.ndarray
@@ -67,6 +67,11 @@ class StoredArray:
         values = self._read(wanted)
         return values[tuple(0 if isinstance(part, int | np.integer) else slice(None) for part in keys)]
 
+    def part(self, number: int, places: Sequence[Place]) -> ShardPart:
+        """Some chunks of one batch's shard."""
+        form = shard_format(self.record, self.spec)
+        return ShardPart(self.storage, self.record, self.spec, self.shards.get(number), form, number, places)
+
     def _read(self, wanted: list[np.ndarray]) -> np.ndarray:
         form = shard_format(self.record, self.spec)
         target = form.empty([len(axis) for axis in wanted], self.dtype)
@@ -75,7 +80,7 @@ class StoredArray:
         rows = wanted[0] if self.rows is None else self.rows[wanted[0]]
         batches = rows // form.shape[0]
         boxes = {int(number): [rows[batches == number] % form.shape[0], *wanted[1:]] for number in np.unique(batches)}
-        parts = [ShardPart(self, form, number, form.places(box)) for number, box in boxes.items()]
+        parts = [self.part(number, form.places(box)) for number, box in boxes.items()]
         for part, chunks in zip(parts, read_chunks(self.storage, parts), strict=True):
             here = np.flatnonzero(batches == part.number)
             neighbours = here[-1] - here[0] + 1 == len(here)
