@@ -41,7 +41,7 @@ OutputOptions = Annotated[
     ),
 ]
 Explain = Annotated[
-    bool, typer.Option("--explain", help="Say what would be fetched of arrays, chunk by chunk, and fetch nothing.")
+    bool, typer.Option("--explain", help="Say of a SELECT what it would fetch of arrays, and fetch none of it.")
 ]
 Stats = Annotated[bool, typer.Option("--stats", help="Say afterwards, on standard error, what was fetched.")]
 Limit = Annotated[
@@ -68,25 +68,29 @@ def sql(
     storage_option: options.StorageOptions = None,
     output_option: OutputOptions = None,
 ) -> None:
-    """Ask a lake in SQL. Tables: runs, examples, answers, samples, skipped, results, metrics, labels, rankings,
-    interventions, outcomes. Arrays: hidden_states, readout_states, attention, attention_image, logits_top, tokens.
+    """Ask a lake in SQL. Tables: runs, examples, answers, samples, batches, skipped, results, metrics (metrics_wide,
+    margins), labels, rankings, interventions, outcomes. Arrays: hidden_states, readout_states, attention,
+    attention_image, logits_top, tokens, prefixes.
 
     Example: vlmlake sql ./lake "select split, count(*) from examples group by split"
     """
-    from vlmlake.queries.connect import findings_of
     from vlmlake.queries.session import Session
+    from vlmlake.queries.statements import findings_named_in
 
     settings = options.storage_options(storage_option)
     target = _target(url, form, output, settings, options.storage_options(output_option))
+    _require_answer(explain, form, output)
     opened = partial(Session.at, url, settings, runs=run or None, allow_files=allow_files, limit=limit_of(limit))
     if query is None and sys.stdin.isatty():
+        if explain:
+            raise VlmlakeError("--explain needs a statement: at the prompt there is .explain")
         with opened() as session:
             _converse(session, target, stats)
         return
     texts = _from_standard_input() if query is None else (query,)
     if len(texts) > 1 and target.form != "table":
         raise VlmlakeError(f"{len(texts)} statements have {len(texts)} answers: expected one for {target.form}")
-    with opened(findings=findings_of(";".join(texts))) as session:
+    with opened(findings=findings_named_in(";".join(texts))) as session:
         for text in texts:
             _answer(session, text, None, target, explain, stats)
 
@@ -127,18 +131,21 @@ def query(
 
     Example: vlmlake query confident-errors ./lake --param split=adversarial --format csv
     """
-    from vlmlake.queries.connect import findings_of
     from vlmlake.queries.session import Session
     from vlmlake.queries.shelf import named_values, shelf_query
     from vlmlake.queries.shelf_answers import bound
+    from vlmlake.queries.statements import findings_named_in
 
+    _require_answer(explain, form, output)
     settings = options.storage_options(storage_option)
     asked, given = shelf_query(name), named_values(param or [])
     asked.bind(given)
     target = _target(url, form, output, settings, options.storage_options(output_option))
-    findings = findings_of(asked.sql)
+    findings = findings_named_in(asked.sql)
     with Session.at(url, settings, runs=run or None, limit=limit_of(limit), findings=findings) as session:
-        _answer(session, asked.sql, bound(session, asked, given), target, explain, stats)
+        rows = _answer(session, asked.sql, bound(session, asked, given), target, explain, stats)
+    if rows == 0:
+        print("vlmlake: no rows: the lake has nothing that these parameters fit", file=sys.stderr)
 
 
 def limit_of(text: str) -> int | None:
@@ -166,9 +173,16 @@ def _target(
     return target
 
 
+def _require_answer(explain: bool, form: str | None, output: str | None) -> None:
+    """Raises VlmlakeError where an answer is to be written that nobody asks for."""
+    if explain and (form or output):
+        raise VlmlakeError("--explain has no answer to write: leave out --format and --output")
+
+
 def _answer(
     session: Session, text: str, values: Mapping[str, Any] | None, target: Target, explain: bool, stats: bool
-) -> None:
+) -> int | None:
+    """Answer one statement; how many rows it has, none where it is only explained."""
     from vlmlake.console import errors, terminal
     from vlmlake.console.answers import print_fetched, print_scans
     from vlmlake.console.interruptible import StoppedError, interruptibly
@@ -176,7 +190,7 @@ def _answer(
     try:
         if explain:
             print_scans(terminal(), interruptibly(session.connection, lambda: session.explain(text, values)))
-            return
+            return None
         answer = interruptibly(session.connection, lambda: session.ask(text, values))
     except StoppedError:
         print("vlmlake: stopped", file=sys.stderr)
@@ -184,6 +198,7 @@ def _answer(
     target.put(terminal(), answer.table)
     if stats:
         print_fetched(errors(), answer)
+    return int(answer.table.num_rows)
 
 
 def _converse(session: Session, target: Target, stats: bool) -> None:

@@ -214,10 +214,23 @@ def test_a_question_is_answered_as_python_answers_it(run_cli, lake_url):
     assert len(expected) == 4
 
 
+def test_a_question_without_rows_says_so(run_cli, lake_url):
+    code, _, err = run_cli("query", "attended-tokens", lake_url, "--param", "head=9")
+    assert (code, err) == (0, "vlmlake: no rows: the lake has nothing that these parameters fit\n")
+
+
+def test_to_explain_changes_nothing(run_cli, lake_url, tmp_path):
+    (tmp_path / "kept.csv").write_text("kept")
+    copied = f"copy (select example, vector from readout_states) to '{tmp_path}/kept.csv'"
+    code, _, err = run_cli("sql", lake_url, "--allow-files", "--explain", copied)
+    assert (code, "got COPY" in err) == (2, True)
+    assert (tmp_path / "kept.csv").read_text() == "kept"
+
+
 def test_long_vectors_are_shortened_and_short_ones_whole(run_cli, lake_url):
     query = "select [0.1, 0.25]::float[] as a, [0.123, -0.031, 1e-5, 4, 5]::float[5] as b, [1, 2, 3, 4, 5, 6] as c"
     _, out, _ = run_cli("sql", lake_url, query)
-    assert out.splitlines()[1].strip() == "[0.1000, 0.2500] [0.12, -0.03, ... 5] [1, 2, 3, 4, 5, 6]"
+    assert out.splitlines()[1].strip() == "[0.1000, 0.2500] [0.12, -0.03, ... 5] [1, 2, ... 6]"
 
 
 BAD = {
@@ -251,6 +264,14 @@ BAD = {
     "columns of one name": (
         ("sql", "{lake}", "select * from (select 1 as a) x, (select 2 as a) y", "--format", "json"),
         "two columns are named a",
+    ),
+    "explained and written": (
+        ("sql", "{lake}", "select 1", "--explain", "--output", "{tmp}/a.csv"),
+        "--explain has no answer to write",
+    ),
+    "explained and no SELECT": (
+        ("sql", "{lake}", "create table a as select vector from readout_states", "--explain"),
+        "expected a SELECT to explain, got CREATE",
     ),
     "limit of words": (("sql", "{lake}", "select 1", "--limit", "much"), "limit is 'much', expected bytes as in 500MB"),
     "limit below nothing": (("sql", "{lake}", "select 1", "--limit=-1"), "limit is '-1', expected bytes"),

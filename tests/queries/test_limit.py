@@ -11,6 +11,7 @@ import duckdb
 import pytest
 
 from tests.queries.lakes import Plan, make_lake
+from vlmlake.errors import VlmlakeError
 from vlmlake.queries import Session, connect, scan, sql
 from vlmlake.queries.meter import TooMuchError
 from vlmlake.store_schema.storage import Storage
@@ -40,6 +41,23 @@ def fetched(monkeypatch):
 def cost(lake, query):
     with Session.at(lake.url, limit=None) as session:
         return [scan.bytes for scan in session.explain(query)]
+
+
+def test_the_estimate_of_what_is_refused_is_about_what_it_is(lake):
+    (whole,) = cost(lake, EVERYTHING)
+    for limit in (10_000, whole // 2):
+        with Session.at(lake.url, limit=limit) as session:
+            with pytest.raises(TooMuchError):
+                session.ask(EVERYTHING)
+            (scan,) = session.meter.scans
+            assert 0.8 * whole < scan.bytes < 1.25 * whole
+
+
+def test_arguments_of_another_kind_are_refused_by_name(lake):
+    with pytest.raises(VlmlakeError, match=r"parameters are \[1\], expected values by the names of \$name"):
+        sql(lake.url, "select $x as x", parameters=[1])
+    with pytest.raises(VlmlakeError, match=r"runs is 'model', expected a list of names, as in \['model'\]"):
+        connect(lake.url, runs="model")
 
 
 def test_a_statement_beyond_the_limit_ends_before_a_chunk_is_read(lake, fetched):

@@ -27,7 +27,7 @@ def plain(catalog):
     """A connection to tables that hold what the relations do: nothing of vlmlake answers there."""
     told = duckdb.connect()
     with catalog.connect(Meter(None)) as connection:
-        for name in ("hidden_states", "readout_states", "tokens", "examples", "answers"):
+        for name in ("hidden_states", "readout_states", "tokens", "examples", "answers", "runs"):
             there = connection.sql(f"select * from {name}").to_arrow_table()
             told.register("there", there)
             told.execute(f"create table {name} as select * from there")
@@ -107,6 +107,18 @@ NARROWED = {
     "as n from examples) select count(*) from tokens join one using (run, example) where n <= 2",
     "limit as far as the example": "select count(*) from tokens join (select * from examples order by run, row desc, "
     "example limit 2) using (run, example)",
+    "pairs": "select count(*) from tokens where (run, example) in (select run, example from examples where row = 1)",
+    "pairs the other way": "select count(*) from tokens t where (t.example, t.run) in "
+    "(select example, run from examples where row > 1) and t.role = 'question'",
+    "pairs of nobody": "select count(*) from tokens where (run, example) in "
+    "(select run, example from examples where row < 0)",
+    "pairs and null": "select count(*) from tokens where (run, example) in "
+    "(select run, case when row > 1 then example end from examples)",
+    "join of runs": "select run, count(*) from tokens join runs using (run) where model = 'a' group by all",
+    "join of runs and examples": "select run, count(*) from hidden_states join examples using (run, example) join runs "
+    "using (run) where model = 'b' and split = 'odd' group by all",
+    "join of runs first": "select count(*) from runs join examples using (run) join tokens using (run, example) "
+    "where model = 'b' and examples.row > 0",
     "join the other way": "select count(*) from examples join tokens using (run, example) where split = 'odd'",
     "join in capitals": "SELECT COUNT(*) FROM TOKENS JOIN EXAMPLES USING (RUN, EXAMPLE) WHERE EXAMPLES.ROW = 1",
     "join of three": "select count(*) from hidden_states h join tokens t using (run, example, token) join examples e "
@@ -152,7 +164,9 @@ LEFT_ALONE = {
     "where prefix_tokens = token)",
     "any": "select count(*) from tokens where example = any (select example from examples where row = 1)",
     "all": "select count(*) from tokens where example <> all (select example from examples where row = 1)",
-    "pairs": "select count(*) from tokens where (run, example) in (select run, example from examples where row = 1)",
+    "no pairs": "select count(*) from tokens where (run, example) not in "
+    "(select run, example from examples where row = 1)",
+    "pairs of others": "select count(*) from tokens where (run, token) in (select run, row::integer from examples)",
     "arrays": "select count(*) from tokens where example in (select example from readout_states)",
     "arrays in capitals": "select count(*) from tokens where example in (select example from READOUT_STATES)",
     "left": "select count(*), count(role) from examples left join tokens using (run, example) where row = 1",

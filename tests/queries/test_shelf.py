@@ -173,7 +173,7 @@ def test_probe_disagreements(url, labelled):
     assert len(found) == 7
     assert [row["example"] for row in found] == expected["example"].to_list()
     assert np.allclose([row["probe"] for row in found], expected["value"].to_numpy())
-    assert np.allclose([row["model"] for row in found], expected["model"].to_numpy())
+    assert np.allclose([row["probability"] for row in found], expected["model"].to_numpy())
     assert [row["label"] for row in found] == expected["label"].to_list()
 
 
@@ -185,7 +185,7 @@ def test_self_consistency(url, labelled):
         rows = rows.join(values, on=["run", "example"])
         told = rows.filter(pl.col("label") != "unparsed")
         right, agreement = (told["label"] == "right").to_numpy(), told["value"].to_numpy()
-        assert (row["split"], row["n"], row["n_unparsed"]) == (split, len(told), len(rows) - len(told))
+        assert (row["split"], row["n_parsed"], row["n_unparsed"]) == (split, len(told), len(rows) - len(told))
         assert row["accuracy"] == pytest.approx(right.mean())
         assert row["agreement"] == pytest.approx(agreement.mean())
         assert row["agreement_right"] == pytest.approx(agreement[right].mean())

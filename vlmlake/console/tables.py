@@ -17,7 +17,7 @@ from vlmlake.store_schema.sizes import size_in_words
 
 ROWS_SHOWN = 200
 VALUES_SHOWN = 4
-"""Of a list of floats; of a longer one two, and its length."""
+"""Of a list; of a longer one two, and its length."""
 NOTES_SHOWN = 10
 """Of one analysis of one run."""
 PIPED_WIDTH = 10_000
@@ -99,19 +99,22 @@ def print_table(console: Console, answer: pa.Table) -> None:
 def _cell(value: Any) -> str:
     if value is None:
         return ""
-    if isinstance(value, list) and value and all(isinstance(number, float) for number in value):
-        return _vector(value)
+    if isinstance(value, list):
+        return _listed(value)
     return printable(_number(value) if isinstance(value, float) else str(value))
 
 
-def _vector(values: list[float]) -> str:
+def _listed(values: list[Any]) -> str:
     """`[0.12, -0.03, ... 64]`: the first values of many, and how many there are."""
     if len(values) <= VALUES_SHOWN:
-        return f"[{', '.join(map(_number, values))}]"
-    first = ", ".join(
-        f"{value:.2f}" if value == 0 or 0.01 <= abs(value) < 1e3 else f"{value:.1e}" for value in values[:2]
-    )
-    return f"[{first}, ... {len(values)}]"
+        return f"[{', '.join(map(_cell, values))}]"
+    return f"[{', '.join(map(_short, values[:2]))}, ... {len(values)}]"
+
+
+def _short(value: Any) -> str:
+    if not isinstance(value, float):
+        return _cell(value)
+    return f"{value:.2f}" if value == 0 or 0.01 <= abs(value) < 1e3 else f"{value:.1e}"
 
 
 def _number(value: float) -> str:

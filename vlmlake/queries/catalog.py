@@ -9,6 +9,7 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 
+from vlmlake.errors import VlmlakeError
 from vlmlake.queries.meter import Meter
 from vlmlake.queries.relations import RELATIONS
 from vlmlake.queries.run_view import RunView
@@ -59,6 +60,8 @@ class Catalog:
 
         Raises VlmlakeError if there is no lake, UnknownNameError if there is no such run.
         """
+        if isinstance(runs, str):
+            raise VlmlakeError(f"runs is {runs!r}, expected a list of names, as in [{runs!r}]")
         storage = CountedStorage.of(open_lake(url, storage_options).storage)
         lake = Lake(storage)
         there = lake.runs

@@ -11,6 +11,7 @@ import pyarrow as pa
 from vlmlake.queries.catalog import Catalog
 from vlmlake.queries.meter import LIMIT, Meter
 from vlmlake.queries.session import Session
+from vlmlake.queries.statements import findings_named_in
 from vlmlake.store_schema import tables
 
 
@@ -66,14 +67,6 @@ def sql(
     TooMuchError if it would fetch more than the limit.
     """
     with Session.at(
-        url, storage_options, runs=runs, allow_files=allow_files, limit=limit, findings=findings_of(query)
+        url, storage_options, runs=runs, allow_files=allow_files, limit=limit, findings=findings_named_in(query)
     ) as session:
         return session.ask(query, parameters).table
-
-
-def findings_of(query: str) -> tuple[str, ...]:
-    """Tables of findings that a statement may read."""
-    told = query.lower()
-    if "query" in told:  # `query` and `query_table` put names together out of parts
-        return tuple(tables.FINDINGS)
-    return tuple(table for table in tables.FINDINGS if table in told or (table == "metrics" and "margins" in told))

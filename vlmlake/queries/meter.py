@@ -11,6 +11,12 @@ LIMIT = 2 * 2**30
 """Bytes that a statement may fetch of arrays unless it is said otherwise."""
 
 
+NARROW = (
+    "compare run, example, layer, head, position, token or role with constants, as in layer = 'block_20' or "
+    "(run, example) in (...), which a LIMIT does not do"
+)
+
+
 class TooMuchError(VlmlakeError):
     """A statement would fetch more than its limit; nothing was fetched."""
 
@@ -63,7 +69,6 @@ class Meter:
         if self.most is not None and total > self.most:
             told = ", ".join(f"{size_in_words(scan.bytes)} of {scan.relation}" for scan in self.scans if scan.bytes)
             raise TooMuchError(
-                f"this would fetch about {told}, the limit is {size_in_words(self.most)}: compare run, example, layer, "
-                "head, position, token or role with constants, as in layer = 'block_20' or example in (select ...), or "
-                "give another limit (--limit, limit=; none lifts it)"
+                f"this would fetch about {told}, the limit is {size_in_words(self.most)}: {NARROW}, or give another "
+                "limit (--limit, limit=; none lifts it)"
             )

@@ -5,7 +5,7 @@ statement as constants, so that only their chunks are read.
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +20,9 @@ KEYS = {key: str if kind.is_(pl.String) else int for relation in RELATIONS for k
 RELATION_NAMES = frozenset(relation.name for relation in RELATIONS)
 BY_EXAMPLE = frozenset(relation.name for relation in RELATIONS if "example" in relation.keys)
 
+PAIR = ("run", "example")
+"""What examples are named by: ids repeat from run to run."""
+
 NOT_PLAIN = ("schema_name", "catalog_name", "sample", "column_name_alias", "at_clause")
 """What a table in a FROM clause may have beside a name and an alias."""
 
@@ -27,30 +30,28 @@ MOST_VALUES = 20_000
 """A longer list costs more than it saves: DuckDB takes about a second for so many constants."""
 
 
+Row = tuple[Any, ...]
+
+
 @dataclass(frozen=True)
 class _Edit:
-    """start, end: the first byte of the statement, the one behind the last, whose place a list takes. before, behind:
-    text around the list. none: what takes the place of an empty list.
+    """start, end: the first byte of the statement, the one behind the last, whose place a text takes. short: one that
+    binds as the text does, with fewer constants.
     """
 
     start: int
     end: int
-    values: tuple[str | int | None, ...]
-    none: str
-    before: str = ""
-    behind: str = ""
-
-    def text(self, most: int | None) -> str:
-        listed = ", ".join(map(_constant, self.values[:most]))
-        return f"{self.before}{f'({listed})' if listed else self.none}{self.behind}"
+    text: str
+    short: str
 
 
 def narrowed(connection: duckdb.DuckDBPyConnection, query: str, parameters: Mapping[str, Any] | None = None) -> str:
     """The same question of a connection, with the same answer, asked so that its scans read less.
 
-    `key IN (SELECT ...)` becomes a list of constants where the subquery stands by itself and reads tables only. A
-    relation that is joined by `USING (..., example, ...)` with tables reads those examples alone that they have under
-    the conditions on them. Anything else comes back as it is: what is no SELECT, what chooses all examples, what could
+    `key IN (SELECT ...)` becomes a list of constants where the subquery stands by itself and reads tables only;
+    `(run, example) IN (SELECT ...)` gets one beside it for each run. A relation that is joined with tables by
+    `USING (run, example)`, or one of the two, reads those examples alone that they have under the conditions on them.
+    Anything else comes back as it is: what is no SELECT, what chooses all examples, what could
     give other rows when it is asked ahead (samples, `random()`, the user's own views and macros), and statements in
     which a common table expression is recursive or has the name of a table.
     """
@@ -62,17 +63,24 @@ def narrowed(connection: duckdb.DuckDBPyConnection, query: str, parameters: Mapp
         return query
     narrower = _Narrower(connection, known, query.encode(), dict(parameters or {}))
     edits = {edit.start: edit for edit in narrower.edits(tree["node"], {})}  # the parser may tell a part twice
-    if not edits or not narrower.binds(_applied(query, edits.values(), most=1)):
+    if not edits or not narrower.binds(
+        _applied(query, {start: (edit.end, edit.short) for start, edit in edits.items()})
+    ):
         return query
-    return _applied(query, edits.values(), most=None)
+    return _applied(query, {start: (edit.end, edit.text) for start, edit in edits.items()})
 
 
-def _applied(query: str, edits: Collection[_Edit], most: int | None) -> str:
-    """The statement with these edits. most: values of each list; none for all."""
+def _applied(query: str, edits: Mapping[int, tuple[int, str]]) -> str:
+    """The statement with other texts. edits: by their first byte, the one behind their last, and the text."""
     told = query.encode()
-    for edit in sorted(edits, key=lambda edit: edit.start, reverse=True):
-        told = told[: edit.start] + edit.text(most).encode() + told[edit.end :]
+    for start, (end, text) in sorted(edits.items(), reverse=True):
+        told = told[:start] + text.encode() + told[end:]
     return told.decode()
+
+
+def is_select(connection: duckdb.DuckDBPyConnection, query: str) -> bool:
+    """Whether a query is one SELECT, which changes nothing."""
+    return _serialised(connection, query) is not None
 
 
 def named_parameters(connection: duckdb.DuckDBPyConnection, query: str, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -107,8 +115,8 @@ class _Narrower:
                 yield from self.edits(part, scope)
         if not isinstance(node, Mapping):
             return
-        if _is_chosen_key(node):
-            edit = self._constants(node, scope, positive)
+        if _is_chosen_key(node) or (positive and _is_chosen_pair(node)):
+            edit = self._constants(node, scope, positive) if _is_chosen_key(node) else self._pairs(node, scope)
             if edit is not None:
                 yield edit
                 return
@@ -141,34 +149,76 @@ class _Narrower:
         start, end = _span(node)
         if self.text[start:end][:1] + self.text[start:end][-1:] != b"()":
             return None
-        values = self._values(node["subquery"]["node"], scope, KEYS[_name(node["child"])])
-        if values is None or (_name(node["child"]) == "example" and self._are_all(values)):
+        name = _name(node["child"])
+        rows = self._rows(node["subquery"]["node"], scope, [KEYS[name]])
+        if rows is None or (name == "example" and self._are_all(rows, [name])):
             return None
-        if positive:  # null is not true, and with one among them DuckDB hands no list to a scan
-            values = [value for value in values if value is not None]
-        return _Edit(start, end, tuple(values), "(SELECT NULL WHERE false)")
+        # Null is not true, and with one among them DuckDB hands no list to a scan.
+        values = [value for (value,) in rows if value is not None or not positive]
+        return _Edit(start, end, _listed(values), _listed(values[:1]))
+
+    def _pairs(self, node: Node, scope: Mapping[str, Any]) -> _Edit | None:
+        """A subquery of runs and examples, with its rows as a condition beside it."""
+        columns = [argument["expression"] for argument in node["child"]["arguments"]]
+        names = [_name(column) for column in columns]
+        rows = self._rows(node["subquery"]["node"], scope, [str, str])
+        if rows is None or self._are_all(rows, names):
+            return None
+        start, end = _span(node["child"])[0], _span(node)[1]
+        texts = [self.text[slice(*_span(column))].decode() for column in columns]
+        whole = self.text[start:end].decode()
+        if not (whole.startswith("(") and whole.endswith(")")):
+            return None
+        text, short = (self._condition(some, dict(zip(names, texts, strict=True)), names) for some in (rows, rows[:1]))
+        return _Edit(start, end, f"({whole} AND {text})", f"({whole} AND {short})")
 
     def _joined(self, node: Node, scope: Mapping[str, Any]) -> Iterator[_Edit]:
         """In place of relations that are joined with tables, their rows of the examples that the tables have."""
-        leaves = list(_joined_leaves(node["from_table"]))
-        tables = _without(node["from_table"], leaves)
+        leaves = list(_joined_leaves(node["from_table"], frozenset()))
+        tables = _without(node["from_table"], [leaf for leaf, _ in leaves])
         if not leaves or tables is None or not self._steady(tables, scope, twice=True):
             return
         conditions = [part for part in _conjuncts(node["where_clause"]) if self._steady(part, scope, twice=True)]
-        fitting = [part for part in conditions if self._values(_examples_of(tables, [part]), scope, str, 0) is not None]
-        values = self._values(_examples_of(tables, fitting), scope, str)
-        if values is None or self._are_all(values):
-            return
-        chosen = tuple(sorted(value for value in values if value is not None))
-        for leaf in leaves:
+        for leaf, names in leaves:
+            keys = [name for name in PAIR if name in names]
+            kinds = [KEYS[key] for key in keys]
+            told = [
+                part for part in conditions if self._rows(_chosen_by(tables, keys, [part]), scope, kinds, 0) is not None
+            ]
+            rows = self._rows(_chosen_by(tables, keys, told), scope, kinds)
+            if rows is None or self._are_all(rows, keys):
+                continue
             name, alias = leaf["table_name"], (leaf["alias"] or leaf["table_name"]).replace('"', '""')
-            before = f"(SELECT * FROM {name} WHERE example IN "  # noqa: S608
-            yield _Edit(*_span(leaf), chosen, "(SELECT NULL WHERE false)", before, f') AS "{alias}"')
+            text, short = (self._condition(some, dict(zip(PAIR, PAIR, strict=True)), keys) for some in (rows, rows[:1]))
+            before, behind = f"(SELECT * FROM {name} WHERE ", f') AS "{alias}"'  # noqa: S608
+            yield _Edit(*_span(leaf), f"{before}{text}{behind}", f"{before}{short}{behind}")
 
-    def _are_all(self, examples: Sequence[Any]) -> bool:
+    def _condition(self, rows: Sequence[Row], columns: Mapping[str, str], names: Sequence[str]) -> str:
+        """That a row is of one of these runs and examples. columns: what they are called. names: what the rows have."""
+        known = sorted({tuple(row) for row in rows if None not in row})
+        if not known:
+            return "false"
+        if len(names) == 1:
+            return f"{columns[names[0]]} IN {_listed([value for (value,) in known])}"
+        by_run: dict[Any, set[Any]] = {}
+        for row in known:
+            own = dict(zip(names, row, strict=True))
+            by_run.setdefault(own["run"], set()).add(own["example"])
+        there: dict[Any, set[Any]] = {run: set() for run in by_run}
+        for run, example in self.connection.execute("SELECT run, example FROM examples").fetchall():
+            there.setdefault(run, set()).add(example)
+        conditions = []
+        for run, examples in by_run.items():
+            condition = f"{columns['run']} = {_constant(run)}"
+            if not there[run] <= examples:
+                condition += f" AND {columns['example']} IN {_listed(sorted(examples))}"
+            conditions.append(f"({condition})")
+        return f"({' OR '.join(conditions)})"
+
+    def _are_all(self, rows: Sequence[Row], names: Sequence[str]) -> bool:
         """Whether there are no others: naming thousands of them costs more than the reading, and leaves none out."""
-        there = self.connection.execute("SELECT DISTINCT example FROM examples").fetchall()
-        return {example for (example,) in there} <= set(examples)
+        there = self.connection.execute(f"SELECT DISTINCT {', '.join(names)} FROM examples").fetchall()  # noqa: S608
+        return set(there) <= {tuple(row) for row in rows}
 
     def _steady(self, node: Any, scope: Mapping[str, Any], twice: bool) -> bool:
         """Whether a part may be asked ahead: it reads no arrays, and gives the same rows then. Common table expressions
@@ -181,11 +231,11 @@ class _Narrower:
             and self.known.steady(used, twice=True)
         )
 
-    def _values(
-        self, node: Node, scope: Mapping[str, Any], kind: type, limit: int = MOST_VALUES + 1
-    ) -> list[Any] | None:
-        """What a query of one column gives; none if it cannot be asked ahead, names what is outside of it, gives too
-        much, or anything else than nulls and values of a kind.
+    def _rows(
+        self, node: Node, scope: Mapping[str, Any], kinds: Sequence[type], limit: int = MOST_VALUES + 1
+    ) -> list[Row] | None:
+        """What a query gives; none if it cannot be asked ahead, names what is outside of it, gives too much, or
+        anything else than nulls and values of these kinds.
         """
         if not self._steady(node, scope, twice=False):
             return None
@@ -201,19 +251,34 @@ class _Narrower:
             raise
         except duckdb.Error:  # whatever is wrong with it, the statement itself says so better
             return None
-        values = [row[0] for row in found]
-        fit = len(values) <= MOST_VALUES and all(value is None or type(value) is kind for value in values)
-        return values if fit and all(len(row) == 1 for row in found) else None
+        fit = len(found) <= MOST_VALUES and all(len(row) == len(kinds) for row in found)
+        return (
+            found
+            if fit
+            and all(one is None or type(one) is kind for row in found for one, kind in zip(row, kinds, strict=True))
+            else None
+        )
 
 
 def _may_narrow(node: Node) -> bool:
-    return node.get("type") == "JOIN" or _is_chosen_key(node)
+    return node.get("type") == "JOIN" or _is_chosen_key(node) or _is_chosen_pair(node)
 
 
 def _is_chosen_key(node: Node) -> bool:
     """Whether it is `key IN (SELECT ...)`."""
+    return _is_in(node) and _name(node["child"]) in KEYS
+
+
+def _is_chosen_pair(node: Node) -> bool:
+    """Whether it is `(run, example) IN (SELECT ...)`."""
+    if not _is_in(node) or node["child"].get("function_name") != "row":
+        return False
+    return sorted(_name(one["expression"]) for one in node["child"]["arguments"]) == sorted(PAIR)
+
+
+def _is_in(node: Node) -> bool:
     kind = (node.get("class"), node.get("subquery_type"), node.get("comparison_type"))
-    return kind == ("SUBQUERY", "ANY", "COMPARE_EQUAL") and _name(node["child"]) in KEYS
+    return kind == ("SUBQUERY", "ANY", "COMPARE_EQUAL")
 
 
 def _name(expression: Node) -> str:
@@ -221,19 +286,22 @@ def _name(expression: Node) -> str:
     return str((expression.get("column_names") or [""])[-1]).lower()
 
 
-def _joined_leaves(node: Node) -> Iterator[Node]:
-    """Relations whose rows all have a partner of the same example in every row of a FROM clause's result."""
+def _joined_leaves(node: Node, names: frozenset[str]) -> Iterator[tuple[Node, frozenset[str]]]:
+    """Relations whose rows all have a partner in every row of a FROM clause's result, and what of PAIR the two have in
+    common. names: what is known so far.
+    """
     if node.get("type") == "JOIN":
-        inner = node["join_type"] == "INNER" and node["ref_type"] == "REGULAR"
-        if inner and "example" in [name.lower() for name in node.get("using_columns") or []]:
-            yield from _joined_leaves(node["left"])
-            yield from _joined_leaves(node["right"])
+        using = frozenset(name.lower() for name in node.get("using_columns") or [])
+        if node["join_type"] == "INNER" and node["ref_type"] == "REGULAR" and using:
+            yield from _joined_leaves(node["left"], names | using & {*PAIR})
+            yield from _joined_leaves(node["right"], names | using & {*PAIR})
     elif (
-        node.get("type") == "BASE_TABLE"
+        names
+        and node.get("type") == "BASE_TABLE"
         and node["table_name"].lower() in BY_EXAMPLE
         and not any(node.get(name) for name in NOT_PLAIN)
     ):
-        yield node
+        yield node, names
 
 
 def _without(node: Node, leaves: Sequence[Node]) -> Node | None:
@@ -246,15 +314,17 @@ def _without(node: Node, leaves: Sequence[Node]) -> Node | None:
     return {**node, "left": left, "right": right} if left and right else left or right
 
 
-def _examples_of(tables: Node, conditions: Sequence[Node]) -> Node:
-    """SELECT DISTINCT example FROM tables WHERE all conditions."""
+def _chosen_by(tables: Node, keys: Sequence[str], conditions: Sequence[Node]) -> Node:
+    """SELECT DISTINCT keys FROM tables WHERE all conditions."""
     unplaced = {"alias": "", "query_location": 0, "query_location_length": 0}
     where = {"class": "CONJUNCTION", "type": "CONJUNCTION_AND", "children": list(conditions), **unplaced}
     return {
         "type": "SELECT_NODE",
         "modifiers": [{"type": "DISTINCT_MODIFIER", "distinct_on_targets": []}],
         "cte_map": {"map": []},
-        "select_list": [{"class": "COLUMN_REF", "type": "COLUMN_REF", "column_names": ["example"], **unplaced}],
+        "select_list": [
+            {"class": "COLUMN_REF", "type": "COLUMN_REF", "column_names": [key], **unplaced} for key in keys
+        ],
         "from_table": tables,
         "where_clause": where if conditions else None,
         "group_expressions": [],
@@ -289,6 +359,11 @@ def _parameters(node: Any) -> list[str]:
 def _span(node: Node) -> tuple[int, int]:
     start = node["query_location"]
     return start, start + node["query_location_length"]
+
+
+def _listed(values: Sequence[str | int | None]) -> str:
+    """In brackets; of none what is no value in any context, and leaves no row of a scan."""
+    return f"({', '.join(map(_constant, values))})" if values else "(SELECT NULL WHERE false)"
 
 
 def _constant(value: str | int | None) -> str:

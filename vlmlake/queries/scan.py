@@ -117,15 +117,16 @@ class _Scan:
         if not self.values:
             return ScanFacts(self.relation.name, 0, 0, there, 0, 0)
         units = list(self._units())
-        rows, cost, of_arrays = 0, Cost(), bool(self.values - self.relation.of_tokens)
-        for done, unit, piece in self._pieces(units, ()):
+        rows, cost, of_arrays, last = 0, Cost(), bool(self.values - self.relation.of_tokens), 1
+        for number, unit, piece in self._pieces(units, ()):
+            if number > last and most is not None and cost.bytes > most:
+                whole = sum(map(self._weight, units)) / sum(map(self._weight, units[:last]))
+                rows, cost = int(rows * whole), cost.times(whole)
+                break
+            last = number
             rows += len(piece)
             if of_arrays:
                 cost = sum((cost_of(*read) for read in self.relation.reads(unit, piece)), cost)
-            if most is not None and cost.bytes > most:
-                whole = len(units) / done
-                rows, cost = int(rows * whole), cost.times(whole)
-                break
         return ScanFacts(self.relation.name, rows, cost.chunks, there, cost.bytes, cost.requests)
 
     def frames(self) -> Iterator[pl.DataFrame]:
@@ -154,6 +155,10 @@ class _Scan:
         own = [values[name].cast(self.schema[name]) for name in self.schema if name in values]
         frame = pl.DataFrame([*keys, *own])
         return (frame if self.predicate is None else frame.filter(self.predicate)).select(self.columns)
+
+    def _weight(self, unit: Unit) -> int:
+        """About how much the values of all its rows take, beside those of other units."""
+        return len(unit.examples) * self.relation.rows_of(unit.view) * self.relation.row_bytes(unit.view)
 
     def _piece(self, view: RunView) -> int:
         """How many rows are read at a time."""

@@ -12,7 +12,7 @@ import pyarrow as pa
 from vlmlake.errors import VlmlakeError
 from vlmlake.queries.catalog import Catalog
 from vlmlake.queries.meter import LIMIT, Meter, ScanFacts
-from vlmlake.queries.narrow import named_parameters, narrowed
+from vlmlake.queries.narrow import is_select, named_parameters, narrowed
 from vlmlake.store_schema import tables
 
 Parameters = Mapping[str, Any]
@@ -68,21 +68,25 @@ class Session:
         self.connection.close()
 
     def ask(self, query: str, parameters: Parameters | None = None) -> Answer:
-        """The answer to one statement. parameters: of `$name` in it.
+        """The answer to one statement. parameters: of `$name` in it, by name.
 
         Raises VlmlakeError with DuckDB's message if the statement is wrong, or if there is none or more than one;
         TooMuchError, before anything of an array is fetched, if it would fetch more than the limit.
         """
         storage = self.catalog.storage
         bytes_before, reads_before = storage.bytes_read, storage.reads
-        table = self._run(query, dict(parameters or {}), reads=True)
+        table = self._run(query, _by_name(parameters), reads=True)
         scans = tuple(self.meter.scans)
         return Answer(table, scans, storage.bytes_read - bytes_before, storage.reads - reads_before)
 
     def explain(self, query: str, parameters: Parameters | None = None) -> tuple[ScanFacts, ...]:
-        """What `ask` would fetch of arrays; nothing of them is fetched but the indexes of their shards."""
+        """What `ask` would fetch of arrays; of them the indexes of shards are fetched, and what tokens are, which is
+        not counted.
+
+        Raises VlmlakeError as `ask`, and for anything but a SELECT, which would be run.
+        """
         try:
-            self._run(query, dict(parameters or {}), reads=False)
+            self._run(query, _by_name(parameters), reads=False)
         finally:
             self.meter.reads = True
         return tuple(self.meter.scans)
@@ -101,6 +105,10 @@ class Session:
             statements = self.connection.extract_statements(query)
             if len(statements) != 1:
                 raise VlmlakeError(f"SQL: expected one statement, got {len(statements)}")
+            if not reads and not is_select(self.connection, query):
+                raise VlmlakeError(
+                    f"SQL: expected a SELECT to explain, got {statements[0].type.name}: explain the SELECT within it"
+                )
             asked = narrowed(self.connection, query, parameters)
             given = parameters if asked == query else named_parameters(self.connection, asked, parameters)
             relation = self.connection.sql(asked, params=given) if given else self.connection.sql(asked)
@@ -112,6 +120,13 @@ class Session:
             raise VlmlakeError(f"SQL: {in_a_line(error)}") from error
 
 
+def _by_name(parameters: Parameters | None) -> dict[str, Any]:
+    if parameters is not None and not isinstance(parameters, Mapping):
+        raise VlmlakeError(f"parameters are {parameters!r}, expected values by the names of $name")
+    return dict(parameters or {})
+
+
 def in_a_line(error: duckdb.Error) -> str:
     """What DuckDB says, without the drawing of where in the statement."""
-    return " ".join(line.strip() for line in str(error).split("\n\n")[0].splitlines())
+    told = str(error).split("\n\n")[0].split("Candidate functions:")[0]
+    return " ".join(line.strip() for line in told.splitlines()).strip()

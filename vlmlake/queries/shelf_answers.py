@@ -9,10 +9,10 @@ import pyarrow as pa
 
 from vlmlake.answers.rules import DEFAULT_RULE
 from vlmlake.errors import VlmlakeError
-from vlmlake.queries.connect import findings_of
 from vlmlake.queries.meter import LIMIT
 from vlmlake.queries.session import Answer, Session
 from vlmlake.queries.shelf import NULL, Need, ShelfQuery, shelf_query
+from vlmlake.queries.statements import findings_named_in
 
 ALL_SPLITS = "all"
 """What findings over all splits together are under."""
@@ -36,7 +36,7 @@ def run_query(
     query = shelf_query(name)
     given = {key: NULL if value is None else str(value) for key, value in (parameters or {}).items()}
     query.bind(given)
-    findings = findings_of(query.sql)
+    findings = findings_named_in(query.sql)
     with Session.at(url, storage_options, runs=runs, limit=limit, findings=findings) as session:
         return ask_shelf(session, query, given).table
 

@@ -5,7 +5,7 @@
 -- parameter: run run = null: one run, by name or by its model's short name; null: all
 -- parameter: rule rule = pope_official: label rule
 -- parameter: condition text = null: findings under that --where of analyze; null: those over all examples
--- parameter: split split = null: one split; null: all
+-- parameter: split split = null: of questions that this split asks; null: of all
 -- parameter: limit count = 10: rows of each run
 -- example: vlmlake query confident-errors ./lake --param split=adversarial --param limit=20
 SELECT
@@ -24,7 +24,7 @@ WHERE label = 'wrong'
     AND ($run IS NULL OR run = $run)
     AND rule = $rule
     AND condition IS NOT DISTINCT FROM $condition
-    AND ($split IS NULL OR split = $split)
 GROUP BY run, image_sha256, question
+HAVING $split IS NULL OR bool_or(split = $split)
 QUALIFY row_number() OVER (PARTITION BY run ORDER BY probability DESC, min(example)) <= $limit
 ORDER BY run, probability DESC, min(example)

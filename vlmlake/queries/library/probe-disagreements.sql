@@ -21,7 +21,7 @@ SELECT
     min_by(gold, example) AS gold,
     min_by(answer, example) AS answer,
     min_by(label, example) AS label,
-    exp(min_by(first_log_prob, example)) AS model,
+    exp(min_by(first_log_prob, example)) AS probability,
     min_by(value, example) AS probe
 FROM metrics
     JOIN labels USING (run, example, rule)
@@ -35,6 +35,6 @@ WHERE analysis = 'probes'
     AND metrics.condition IS NOT DISTINCT FROM $condition
     AND labels.condition IS NOT DISTINCT FROM $condition
 GROUP BY run, image_sha256, question
-HAVING (model >= $threshold) <> (probe >= $threshold)
-QUALIFY row_number() OVER (PARTITION BY run ORDER BY abs(model - probe) DESC, min(example)) <= $limit
-ORDER BY run, abs(model - probe) DESC, min(example)
+HAVING (probability >= $threshold) <> (probe >= $threshold)
+QUALIFY row_number() OVER (PARTITION BY run ORDER BY abs(probability - probe) DESC, min(example)) <= $limit
+ORDER BY run, abs(probability - probe) DESC, min(example)

@@ -39,15 +39,15 @@ WITH asked AS (
 SELECT
     run,
     split,
-    count(*) FILTER (NOT unparsed) AS n,
+    count(*) FILTER (NOT unparsed) AS n_parsed,
     count(*) FILTER (label = 'right') AS n_right,
     count(*) FILTER (label = 'wrong') AS n_wrong,
     count(*) FILTER (unparsed) AS n_unparsed,
-    n_right / nullif(n, 0) AS accuracy,
+    n_right / nullif(n_parsed, 0) AS accuracy,
     avg(agreement) FILTER (NOT unparsed) AS agreement,
     avg(agreement) FILTER (label = 'right') AS agreement_right,
     avg(agreement) FILTER (label = 'wrong') AS agreement_wrong,
-    count(*) FILTER (NOT unparsed AND agreement = 1) / nullif(n, 0) AS unanimous,
+    count(*) FILTER (NOT unparsed AND agreement = 1) / nullif(n_parsed, 0) AS unanimous,
     avg(correct) FILTER (NOT unparsed AND agreement = 1) AS accuracy_unanimous,
     CASE
         WHEN n_right * n_wrong > 0 AND max(agreement) FILTER (NOT unparsed) > min(agreement) FILTER (NOT unparsed)
