@@ -121,6 +121,7 @@ def test_a_pass_outlives_an_object_store_that_fails_now_and_then(fault, s3, prox
     assert any(entry.fault == fault for entry in proxy.log)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", [Status(503), Hang(3)], ids=["503", "time-out"])
 def test_an_object_store_that_stays_away_stops_the_pass_which_can_go_on(
     fault, s3, proxy, request, tiny_llava, scenes, whole

@@ -155,6 +155,7 @@ def test_a_dataset_travels_to_other_processes_without_open_files(in_s3, s3):
     xr.testing.assert_identical(again.compute(), data.compute())
 
 
+@pytest.mark.slow
 def test_two_worker_processes_analyze_a_lake_in_an_object_store(in_s3, s3, near):
     here = open_lake(near).table("results")
     with (

@@ -206,6 +206,7 @@ def test_a_dead_workers_batches_are_taken_by_whoever_runs_next(truth, tiny_llava
     assert contents(Storage.at(job.lake)) == truth.files
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("where", ["local", "s3"])
 def test_the_same_job_started_three_times_at_once_ends_with_the_same_bytes(
     where, request, truth, tiny_llava, scenes, tmp_path
