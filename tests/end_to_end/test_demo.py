@@ -112,7 +112,8 @@ def test_the_commands_run_as_printed(shown, monkeypatch, capsys):
         with pytest.raises(SystemExit) as stop:
             main()
         assert not stop.value.code
-        assert len(capsys.readouterr().out.splitlines()) > 3
+        at_least = 2 if words[1] == "query" else 4  # of these few scenes a question may have a single row
+        assert len(capsys.readouterr().out.splitlines()) >= at_least
 
 
 def test_the_demos_lake_is_sound(shown):
